@@ -8,22 +8,26 @@ import copy
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias, cast
 
 from jsonpath import JSONPathEnvironment, JSONPathError, JSONPathMatch
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+
+Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
+Object: TypeAlias = dict[str, Json]
 
 
 class OverlayError(Exception):
     """What cannot be laid on, where, and what to do about it."""
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path) -> Object:
     """The YAML or JSON object in a file, with nothing in it but what JSON has."""
     try:
         text = path.read_text(encoding="utf-8")
-        document = json.loads(json.dumps(YAML(typ="safe").load(text), default=str))
+        loaded = cast("object", YAML(typ="safe").load(text))  # pyright: ignore[reportUnknownMemberType]  (untyped)
+        document = cast("Json", json.loads(json.dumps(loaded, default=str)))
     except (OSError, YAMLError, ValueError, TypeError, RecursionError) as error:
         raise OverlayError(f"{path}: cannot be read as YAML. {error}") from error
     if not isinstance(document, dict):
@@ -32,7 +36,7 @@ def load(path: Path) -> dict[str, Any]:
     return document
 
 
-def select(query: str, document: dict[str, Any]) -> list[JSONPathMatch]:
+def select(query: str, document: Object) -> list[JSONPathMatch]:
     """The nodes that an RFC 9535 query selects."""
     try:
         return list(JSONPathEnvironment(strict=True).finditer(query, document))
@@ -40,56 +44,54 @@ def select(query: str, document: dict[str, Any]) -> list[JSONPathMatch]:
         raise OverlayError(f"no valid RFC 9535 query: {query}") from error
 
 
-def merge(target: Any, update: Any) -> Any:
+def merge(target: Json, update: Json) -> Json:
     """The update laid over the target, by the rules of the standard."""
-    match target, update:
-        case dict(), dict():
-            return {**target, **{k: merge(target[k], v) if k in target else v for k, v in update.items()}}
-        case list(), list():
-            return target + update
-        case (dict() | list(), _) | (_, dict() | list()):
-            raise OverlayError(f"{type(update).__name__} cannot be merged into {type(target).__name__}")
-        case _:
-            return update
+    if isinstance(target, dict) and isinstance(update, dict):
+        return {**target, **{k: merge(target[k], v) if k in target else v for k, v in update.items()}}
+    if isinstance(target, list) and isinstance(update, list):
+        return target + update
+    if isinstance(target, dict | list) or isinstance(update, dict | list):
+        raise OverlayError(f"{type(update).__name__} cannot be merged into {type(target).__name__}")
+    return update
 
 
-def apply(action: dict[str, Any], document: dict[str, Any]) -> None:
+def apply(action: Object, document: Object) -> None:
     """One action, laid on in place."""
-    kinds = action.keys() & {"update", "remove", "copy"}
-    if len(kinds) != 1 or not isinstance(action.get("target"), str):
+    target, kinds = action.get("target"), action.keys() & {"update", "remove", "copy"}
+    if len(kinds) != 1 or not isinstance(target, str):
         raise OverlayError("an action has a target and one of update, copy or remove")
-    matches = select(action["target"], document)
+    matches = select(target, document)
     if not matches:
         raise OverlayError(
-            "it selects nothing. If the vendor has repaired this fault, delete the action; "
-            f"if the fault has moved, mend its target: {action['target']}"
+            "selects nothing. If the vendor has repaired this fault, delete the action; "
+            f"if the fault has moved, mend its target: {target}"
         )
     update = action.get("update")
     if "copy" in kinds:
-        sources = select(action["copy"], document)
+        sources = select(str(action["copy"]), document)
         if len(sources) != 1:
-            raise OverlayError(f"copy must select one node, not {len(sources)}: {action['copy']}")
-        update = sources[0].obj
+            raise OverlayError(f"must copy one node, not {len(sources)}: {action['copy']}")
+        update = cast("Json", sources[0].obj)
     for match in reversed(matches):  # so that no removal shifts the index of the next
         if match.parent is None:
-            raise OverlayError("the root of the document cannot be a target here")
-        parent: Any = match.parent.obj
+            raise OverlayError("has the whole document for its target, which is not supported here")
+        parent = cast("dict[str | int, Json]", match.parent.obj)  # or a list
         if "remove" in kinds:
             del parent[match.parts[-1]]
         else:
+            old = cast("Json", match.obj)
             # The standard appends to a selected array what is not one; deeper down that would be an error.
-            appends = isinstance(match.obj, list) and not isinstance(update, list)
-            laid = merge(match.obj, [update] if appends else update)
-            parent[match.parts[-1]] = copy.deepcopy(laid)
+            appended = isinstance(old, list) and not isinstance(update, list)
+            parent[match.parts[-1]] = copy.deepcopy(merge(old, [update] if appended else update))
 
 
-def apply_overlay(source: Path, overlay: Path) -> dict[str, Any]:
+def apply_overlay(source: Path, overlay: Path) -> Object:
     """The document in `source`, corrected."""
     document, corrections = load(source), load(overlay)
-    for action in corrections.get("x-forbid", []):
-        for match in select(action["target"], document):
-            raise OverlayError(f"{source}: {match.path}: {action['description']} ({overlay}, x-forbid)")
-    for number, action in enumerate(corrections["actions"], start=1):
+    for query in cast("list[Object]", corrections.get("x-forbid", [])):
+        for match in select(str(query["target"]), document):
+            raise OverlayError(f"{source}: {match.path}: {query['description']} ({overlay}, x-forbid)")
+    for number, action in enumerate(cast("list[Object]", corrections["actions"]), start=1):
         try:
             apply(action, document)
         except OverlayError as error:

@@ -1,0 +1,102 @@
+"""Buttons: what may be pressed next, and what a custom id says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from attrs import field, frozen
+
+from .wire import as_int, as_text
+
+if TYPE_CHECKING:
+    from anyapi_midjourney_generated import models
+
+# Families whose custom id names no Midjourney job, and those that always open a window.
+_WITHOUT_JOB = {"PicReader", "Picread", "PromptAnalyzer"}
+_WITH_WINDOW = {"CustomZoom", "Inpaint", "PicReader", "PromptAnalyzer", "video"}
+# What people call the buttons of which some servers send nothing but the custom id.
+_NAMES = {"upsample": "U{}", "variation": "V{}", "video_virtual_upscale": "U{}", "reroll": "🔄"}
+
+
+@frozen(kw_only=True)
+class Button:
+    """A button under a finished picture. What its custom id says is read when asked for.
+
+    Source of the custom ids' forms: live Discord messages and trueai-org/midjourney-proxy, `CustomComponentModel.cs`.
+    """
+
+    label: str | None
+    """What stands on it: "U1", "Vary (Region)". None for a button with an emoji only."""
+    emoji: str | None
+    """A character, or the name of one of Discord's own emoji: "upscale_1"."""
+    custom_id: str | None
+    """What a press sends. Always send one that came with the task; links have none."""
+    style: int | None
+    """Discord's: 1 already pressed, or highlighted; 2 normal; 3 green; 5 a link."""
+    type: int | None
+    """Discord's: 2, a button."""
+    raw: models.Button = field(repr=False, eq=False)
+    """The generated model: every member, as it was sent."""
+
+    @classmethod
+    def from_model(cls, button: models.Button) -> Self:
+        """The button that a generated model holds. Members of wrong types are None."""
+        return cls(
+            label=as_text(button.label),
+            emoji=as_text(button.emoji),
+            custom_id=as_text(button.custom_id),
+            style=as_int(button.style),
+            type=as_int(button.type_),
+            raw=button,
+        )
+
+    @property
+    def action(self) -> str | None:
+        """The family, as sent: "upsample", "upsample_v7_2x_subtle", "Inpaint"."""
+        return self._said[0]
+
+    @property
+    def index(self) -> int | None:
+        """Which picture or clip of the grid, from 1; under a single picture always 1, for 🔄 always 0."""
+        return self._said[2]
+
+    @property
+    def factor(self) -> int | None:
+        """Of the family "Outpaint": 50 zooms out twice, 75 one and a half times, 100 makes a square."""
+        return self._said[1]
+
+    @property
+    def job_id(self) -> str | None:
+        """Midjourney's job of this message; not the id of the task."""
+        return self._said[3]
+
+    @property
+    def opens_modal(self) -> bool:
+        """Whether a press always opens a window that must be answered, as Vary (Region) does.
+
+        Variations, 🔄 and the arrows do so too if the account has Remix on; a task does not show that.
+        """
+        return self.action in _WITH_WINDOW and not (self.action == "PicReader" and self.index is None)
+
+    @property
+    def name(self) -> str:
+        """What a person calls it: its label, else its emoji, else what the custom id says: "U1", "🔄"."""
+        emoji = self.emoji if self.emoji and not self.emoji.isascii() else None
+        known = _NAMES.get(self.action or "", "").format(self.index)
+        return self.label or emoji or known or self.emoji or self.action or self.custom_id or "?"
+
+    @property
+    def _said(self) -> tuple[str | None, int | None, int | None, str | None]:
+        """Family, factor, index and job of `MJ::[JOB::]family[::factor][::index][::job][::SOLO]`."""
+        head, *rest = (self.custom_id or "").split("::")
+        if rest and rest[0].upper() == "JOB":
+            del rest[0]
+        if head != "MJ" or not rest or not rest[0]:
+            return None, None, None, None
+        family, *rest = rest
+        numbers: list[int] = []
+        while rest and len(rest[0]) < 10 and rest[0].isascii() and rest[0].isdecimal():
+            numbers.append(int(rest.pop(0)))
+        factor = numbers.pop(0) if numbers and family == "Outpaint" else None
+        job = rest[0] if rest and rest[0] not in ("", "SOLO", "manual") and family not in _WITHOUT_JOB else None
+        return family, factor, numbers[0] if numbers else None, job
