@@ -207,7 +207,9 @@ class Midjourney(_Client):
 
     def _look(self, task_id: str, timeout: float) -> Task:
         with self._asking(task_id):
-            return self._task(self._http.request(**self._request(task_id), timeout=timeout), task_id)
+            request = self._http.build_request(**self._request(task_id), timeout=timeout)
+            # `stream` because `_read` has read the body already.
+            return self._task(self._http.send(request, stream=True), task_id)
 
     def _read(self, response: httpx.Response) -> None:
         body = Body()
@@ -217,7 +219,6 @@ class Midjourney(_Client):
             del chunk  # tracebacks can show locals, and a body can echo the key
         cast("httpx.SyncByteStream", response.stream).close()
         body.settle(response, self._auth)
-        response.read()
 
 
 class AsyncMidjourney(_Client):
@@ -269,7 +270,8 @@ class AsyncMidjourney(_Client):
 
     async def _look(self, task_id: str, timeout: float) -> Task:  # noqa: ASYNC109  (httpx's own, for one request)
         with self._asking(task_id):
-            return self._task(await self._http.request(**self._request(task_id), timeout=timeout), task_id)
+            request = self._http.build_request(**self._request(task_id), timeout=timeout)
+            return self._task(await self._http.send(request, stream=True), task_id)
 
     async def _read(self, response: httpx.Response) -> None:
         body = Body()
@@ -279,7 +281,6 @@ class AsyncMidjourney(_Client):
             del chunk  # tracebacks can show locals, and a body can echo the key
         await cast("httpx.AsyncByteStream", response.stream).aclose()
         body.settle(response, self._auth)
-        await response.aread()
 
     async def _async_judge(self, response: httpx.Response) -> None:
         self._judge(response)

@@ -83,7 +83,11 @@ class Body:
 
     def settle(self, response: httpx.Response, auth: BearerAuth) -> None:
         """Puts what was read into the response, for `data` and for the generated code."""
-        plain = _unpacked(bytes(self._raw), response.headers.get("content-encoding", ""))
+        headers = dict(response.headers.items())
+        plain = bytes(self._raw)
+        if encoding := headers.get("content-encoding"):
+            plain = _unpacked(plain, encoding)
+            del response.headers["content-encoding"]
         # By the contract always UTF-8, whatever charset is declared.
         text = plain.decode("utf-8", "replace").removeprefix("\ufeff")
         if len(plain) > BODY_LIMIT:
@@ -96,10 +100,9 @@ class Body:
                 text = json.dumps(data)
         except (ValueError, RecursionError):
             data = text = auth.redact(text).strip()
-        for name, value in response.headers.items():
-            if auth.redact(value) != value:
-                response.headers[name] = auth.redact(value)
-        response.headers.pop("content-encoding", None)
+        for name, value in headers.items():
+            if (clean := auth.redact(value)) != value:
+                response.headers[name] = clean
         response.stream = httpx.ByteStream(text.encode())
         response.extensions["anyapi_midjourney.data"] = data
 
@@ -156,11 +159,11 @@ def as_text(value: object) -> str | None:
 
 def as_int(value: object) -> int | None:
     """A number, or up to 18 digits as text; None for all else."""
+    if isinstance(value, int):
+        return None if isinstance(value, bool) else value
     if isinstance(value, str):
         return int(value) if len(value) <= 18 and value.isascii() and value.isdecimal() else None
-    if isinstance(value, float):
-        return int(value) if math.isfinite(value) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return int(value) if isinstance(value, float) and math.isfinite(value) else None
 
 
 class _Model(Protocol):
@@ -177,7 +180,7 @@ def as_list(model: type[M], value: object) -> list[M]:
     return [
         item if isinstance(item, model) else model.from_dict(cast("dict[str, Any]", item))
         for item in items
-        if isinstance(item, model | dict)
+        if isinstance(item, (model, dict))
     ]
 
 
