@@ -13,17 +13,18 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import httpx
+from anyapi_midjourney import Midjourney
 from anyapi_midjourney_generated import AuthenticatedClient
 from anyapi_midjourney_generated.api.tasks import fetch_task
 from runwayml import RunwayML
-
-from anyapi_midjourney import Midjourney
 
 ROUNDS, FETCHES = 40, 100
 TASK_ID = "1730621826053455"
 RUNWAY_ID = "17f20503-6c24-4c16-946b-35dbbce2af2f"
 PAGE = Path(__file__).parent.parent / "tests" / "cases" / "pub-01-anyapi-imagine-success.json"
 TASK = json.dumps(json.loads(PAGE.read_text(encoding="utf-8"))["body"], ensure_ascii=False).encode()
+
+
 class Server(socketserver.StreamRequestHandler):
     """Answers every request at once with the vendor's example."""
 
