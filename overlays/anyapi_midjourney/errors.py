@@ -32,7 +32,8 @@ class MidjourneyError(Exception):
 
 
 def _rebuild(cls: type[MidjourneyError], args: tuple[object, ...], state: dict[str, object]) -> MidjourneyError:
-    error = cls.__new__(cls, *args)
+    error = cls.__new__(cls)
+    error.args = args
     error.__dict__.update(state)
     return error
 

@@ -1,0 +1,68 @@
+"""Both clients behind one face, so that each test is written once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import httpx
+from attrs import frozen
+
+from anyapi_midjourney import AsyncMidjourney, Midjourney, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KEY = "sk-canary-7f3a91c2"
+TASK_ID = "1730621826053455"
+URL = f"https://www.anyapi.vip/mj/task/{TASK_ID}/fetch"
+ROOT = Path(__file__).parent.parent
+CASES = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "tests/cases").glob("*"))}
+EXAMPLE: dict[str, Any] = CASES["pub-01-anyapi-imagine-success"]["body"]
+
+
+class Stream(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """A body that arrives in pieces, or breaks off, as one from a socket does."""
+
+    def __init__(self, *chunks: bytes | Exception) -> None:
+        self._chunks = chunks
+
+    def __iter__(self):  # type: ignore[no-untyped-def]  # noqa: ANN204  (both shells take it)
+        for chunk in self._chunks:
+            if isinstance(chunk, Exception):
+                raise chunk
+            yield chunk
+
+    async def __aiter__(self):  # type: ignore[no-untyped-def]  # noqa: ANN204
+        for chunk in self:
+            yield chunk
+
+
+@frozen
+class Shell:
+    """One of the clients, on one of the event loops."""
+
+    name: str
+
+    def fetch(self, answer: Callable[[httpx.Request], httpx.Response], task_id: str = TASK_ID, **options: Any) -> Task:
+        """One fetch by a client of its own."""
+        options = {"api_key": KEY, "retries": 0, "transport": httpx.MockTransport(answer), **options}
+        if self.name == "sync":
+            with Midjourney(**options) as mj:
+                return mj.fetch(task_id)
+
+        async def run() -> Task:
+            async with AsyncMidjourney(**options) as mj:
+                return await mj.fetch(task_id)
+
+        return anyio.run(run, backend=self.name)
+
+
+def reply(body: object = EXAMPLE, status: int = 200, **headers: str) -> Callable[[httpx.Request], httpx.Response]:
+    """A server that gives one answer: bytes and text as they are, all else as JSON."""
+    content = body.encode() if isinstance(body, str) else body
+    content = content if isinstance(content, bytes) else json.dumps(content, ensure_ascii=False).encode()
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    return lambda _: httpx.Response(status, headers=names, stream=Stream(content))
