@@ -20,7 +20,7 @@ from .errors import (
 )
 from .polling import Retry
 from .task import Task
-from .wire import BearerAuth, Body, check_task_id, checked_base_url, data
+from .wire import BODY_LIMIT, BearerAuth, Body, check_task_id, checked_base_url, data
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Mapping
@@ -212,12 +212,13 @@ class Midjourney(_Client):
             return self._task(self._http.send(request, stream=True), task_id)
 
     def _read(self, response: httpx.Response) -> None:
-        body = Body()
-        for chunk in cast("httpx.SyncByteStream", response.stream):
-            if body.full(chunk):
-                break
+        body, stream = Body(), cast("httpx.SyncByteStream", response.stream)
+        for chunk in stream:
+            body.take(chunk)
             del chunk  # tracebacks can show locals, and a body can echo the key
-        cast("httpx.SyncByteStream", response.stream).close()
+            if body.exceeds():
+                break
+        stream.close()
         body.settle(response, self._auth)
 
 
@@ -274,12 +275,20 @@ class AsyncMidjourney(_Client):
             return self._task(await self._http.send(request, stream=True), task_id)
 
     async def _read(self, response: httpx.Response) -> None:
-        body = Body()
-        async for chunk in cast("httpx.AsyncByteStream", response.stream):
-            if body.full(chunk):
-                break
-            del chunk  # tracebacks can show locals, and a body can echo the key
-        await cast("httpx.AsyncByteStream", response.stream).aclose()
+        body, stream = Body(), cast("httpx.AsyncByteStream", response.stream)
+        try:
+            async for chunk in stream:
+                body.take(chunk)
+                del chunk  # as above
+                if body.exceeds():
+                    # Ends the generators below; a `break` leaves them to the garbage collector, of which trio warns.
+                    await stream.aclose()
+                if body.exceeds(2 * BODY_LIMIT):
+                    break  # this one goes on all the same
+        except Exception:
+            if not body.exceeds():
+                raise
+        await stream.aclose()
         body.settle(response, self._auth)
 
     async def _async_judge(self, response: httpx.Response) -> None:

@@ -76,10 +76,13 @@ class Body:
     def __init__(self) -> None:
         self._raw = bytearray()
 
-    def full(self, chunk: bytes) -> bool:
-        """Takes a chunk; whether the rest is not worth reading."""
+    def take(self, chunk: bytes) -> None:
+        """Adds what has arrived."""
         self._raw += chunk
-        return len(self._raw) > BODY_LIMIT
+
+    def exceeds(self, limit: int = BODY_LIMIT) -> bool:
+        """Whether more than so many bytes have arrived."""
+        return len(self._raw) > limit
 
     def settle(self, response: httpx.Response, auth: BearerAuth) -> None:
         """Puts what was read into the response, for `data` and for the generated code."""
@@ -120,7 +123,12 @@ def checked_base_url(base_url: str | None, default: str) -> httpx.URL:
         url = httpx.URL(given.strip().rstrip("/")) if isinstance(given, str) else None
     except httpx.InvalidURL as error:
         raise ConfigurationError(f"The base URL cannot be read: {error} {advice}") from None
-    if url is None or url.scheme not in ("http", "https") or not url.host:
+    if (
+        url is None
+        or url.scheme not in ("http", "https")
+        or not re.fullmatch(r"[\w.:-]+", url.host)
+        or not 0 < (url.port or 443) < 2**16
+    ):
         raise ConfigurationError(f"The base URL must begin with https:// or http:// and name a host. {advice}")
     if url.userinfo or url.query or url.fragment or "?" in str(url) or "#" in str(url):
         raise ConfigurationError(f"The base URL must have no user, password, query or fragment. {advice}")

@@ -1,0 +1,419 @@
+"""The clients: options, requests, retries, and bodies that no server should send."""
+
+import contextlib
+import copy
+import gzip
+import json
+import pickle
+import socket
+import threading
+import warnings
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from pytest_httpx import HTTPXMock
+from shells import EXAMPLE, KEY, TASK_ID, URL, Shell, Stream, reply
+
+from anyapi_midjourney import (
+    AsyncMidjourney,
+    ConfigurationError,
+    InvalidResponseError,
+    Midjourney,
+    MidjourneyError,
+    RateLimitError,
+    ServerError,
+    Task,
+    sandbox,
+)
+from anyapi_midjourney_generated import AuthenticatedClient, models
+from anyapi_midjourney_generated.api.tasks import fetch_task
+
+Answer = Callable[[httpx.Request], httpx.Response]
+
+
+def test_a_fetch_is_one_signed_get(httpx_mock: HTTPXMock) -> None:
+    httpx_mock.add_response(url=URL, method="GET", json=EXAMPLE)
+    with Midjourney(KEY) as mj:
+        assert mj.fetch(TASK_ID).button("U1").custom_id == EXAMPLE["buttons"][0]["customId"]
+    (request,) = httpx_mock.get_requests()
+    assert request.headers["Authorization"] == f"Bearer {KEY}"
+    assert request.content == b""
+
+
+# Over a socket
+
+
+def test_both_clients_fetch_from_a_real_server() -> None:
+    async def fetch(base_url: str) -> Task:
+        async with AsyncMidjourney(sandbox.API_KEY, base_url=base_url) as mj:
+            return await mj.fetch(sandbox.EXAMPLE_ID)
+
+    with sandbox.serve() as base_url:
+        with Midjourney(sandbox.API_KEY, base_url=base_url) as mj:
+            here = mj.fetch(sandbox.EXAMPLE_ID)
+        assert here.raw.to_dict() == EXAMPLE
+        assert anyio.run(fetch, base_url, backend="asyncio") == here
+        assert anyio.run(fetch, base_url, backend="trio") == here
+
+
+def test_one_client_serves_many_threads() -> None:
+    tasks: list[Task] = []
+    with sandbox.serve() as base_url, Midjourney(sandbox.API_KEY, base_url=base_url) as mj:
+        threads = [threading.Thread(target=lambda: tasks.append(mj.fetch(sandbox.EXAMPLE_ID))) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert tasks == [tasks[0]] * 8
+
+
+# The generated client
+
+
+def test_the_generated_client_works_alone(httpx_mock: HTTPXMock) -> None:
+    httpx_mock.add_response(url=URL, json=EXAMPLE)
+    with AuthenticatedClient("https://www.anyapi.vip", token=KEY) as client:
+        task = fetch_task.sync(TASK_ID, client=client)
+    assert isinstance(task, models.Task)
+    assert task.to_dict() == EXAMPLE
+    assert httpx_mock.get_requests()[0].headers["Authorization"] == f"Bearer {KEY}"
+
+
+def test_generated_has_the_same_key_and_mapping_of_answers() -> None:
+    seen: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers["Authorization"])
+        return reply(EXAMPLE)(request) if len(seen) == 1 else reply("", 522)(request)
+
+    with Midjourney(KEY, transport=httpx.MockTransport(answer)) as mj:
+        task = fetch_task.sync(TASK_ID, client=mj.generated)
+        assert task is not None
+        assert task.to_dict() == EXAMPLE
+        with pytest.raises(ServerError):
+            fetch_task.sync(TASK_ID, client=mj.generated)
+    assert seen == [f"Bearer {KEY}"] * 2
+
+
+def test_generated_works_asynchronously() -> None:
+    async def run() -> models.Task | None:
+        async with AsyncMidjourney(KEY, transport=httpx.MockTransport(reply())) as mj:
+            return await fetch_task.asyncio(TASK_ID, client=mj.generated)
+
+    task = anyio.run(run)
+    assert task is not None
+    assert task.to_dict() == EXAMPLE
+
+
+def test_transport_errors_stay_those_of_httpx_in_generated() -> None:
+    def refuse(_: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused")
+
+    with Midjourney(KEY, transport=httpx.MockTransport(refuse)) as mj, pytest.raises(httpx.ConnectError):
+        fetch_task.sync(TASK_ID, client=mj.generated)
+
+
+# Options
+
+
+@pytest.mark.parametrize("client", [Midjourney, AsyncMidjourney])
+@pytest.mark.parametrize("key", ["", "  ", "Bearer", "Bearer ", "sk-a b", "sk-a\nb", "sk-a\x00", "sk-é", "sk-\x7f", 7])
+def test_a_key_that_cannot_be_sent_is_refused_and_not_shown(client: type, key: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"api_key=…, or set .* ANYAPI_API_KEY") as info:
+        client(key)
+    assert "sk-" not in str(info.value)
+
+
+def test_no_key_is_refused() -> None:
+    with pytest.raises(ValueError, match="No API key"):
+        Midjourney()
+
+
+@pytest.mark.parametrize("given", [KEY, f" {KEY}\n", f"Bearer {KEY}", f"bearer  {KEY} "])
+def test_a_key_comes_bare_or_as_a_header(given: str, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert request.headers["Authorization"] == f"Bearer {KEY}"
+        return reply()(request)
+
+    shell.fetch(answer, api_key=given)
+    monkeypatch.setenv("ANYAPI_API_KEY", given)
+    shell.fetch(answer, api_key=None)
+
+
+def test_the_key_of_the_environment_is_read_when_the_client_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANYAPI_API_KEY", "sk-first-one")
+    seen: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers["Authorization"])
+        return reply()(request)
+
+    with Midjourney(transport=httpx.MockTransport(answer)) as mj:
+        monkeypatch.setenv("ANYAPI_API_KEY", "sk-second-one")
+        mj.fetch(TASK_ID)
+    assert seen == ["Bearer sk-first-one"]
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    ["", "www.anyapi.vip", "ftp://www.anyapi.vip", "https://", "https://me:secret@x.example", "https://x.example?a=b"]
+    + ["https://x.example/#a", "https://x.example?", "https://x.example:99999", "http://[", "https://\x00", 7],
+)
+def test_a_base_url_that_is_none_is_refused_and_its_password_not_shown(base_url: Any) -> None:
+    with pytest.raises(ConfigurationError, match="ANYAPI_BASE_URL") as info:
+        Midjourney(KEY, base_url=base_url)
+    assert "secret" not in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("base_url", "url"),
+    [
+        ("https://x.example", f"https://x.example/mj/task/{TASK_ID}/fetch"),
+        ("https://x.example/mj-fast/", f"https://x.example/mj-fast/mj/task/{TASK_ID}/fetch"),
+        ("http://localhost:8080", f"http://localhost:8080/mj/task/{TASK_ID}/fetch"),
+        ("http://127.9.9.9", f"http://127.9.9.9/mj/task/{TASK_ID}/fetch"),
+        ("http://[::1]:1", f"http://[::1]:1/mj/task/{TASK_ID}/fetch"),
+    ],
+)
+def test_a_base_url_keeps_its_path(
+    base_url: str, url: str, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert str(request.url) == url
+        return reply()(request)
+
+    shell.fetch(answer, base_url=base_url)
+    monkeypatch.setenv("ANYAPI_BASE_URL", base_url)
+    shell.fetch(answer)
+
+
+def test_a_key_over_plain_http_warns_where_the_client_is_made() -> None:
+    with pytest.warns(UserWarning, match=r"goes to x\.example unencrypted") as caught:
+        Midjourney(KEY, base_url="http://x.example")
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("client", [Midjourney, AsyncMidjourney])
+def test_options_are_a_closed_list(client: Any) -> None:
+    with pytest.raises(TypeError, match="follow_redirects"):
+        client(KEY, follow_redirects=True)
+    for wrong in ({"request_timeout": 0}, {"retries": -1}, {"max_in_flight": 0}):
+        with pytest.raises(ConfigurationError):
+            client(KEY, **wrong)
+
+
+def test_options_reach_httpx(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(httpx, "Client", lambda **options: given.update(options))
+    limits = httpx.Limits(max_connections=1)
+    Midjourney(KEY, proxy="http://localhost:1", verify=False, limits=limits, trust_env=False, http2=False)
+    assert given.items() >= {"proxy": "http://localhost:1", "verify": False, "limits": limits, "timeout": 30.0}.items()
+
+
+@pytest.mark.parametrize("client", [Midjourney, AsyncMidjourney])
+def test_a_client_is_neither_pickled_nor_copied(client: type) -> None:
+    mj = client(KEY)
+    for do in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="make one in each process"):
+            do(mj)
+    assert repr(mj) == f"{client.__name__}(base_url='https://www.anyapi.vip')"
+
+
+def test_hooks_of_the_caller_see_every_answer_read_and_none_with_the_key() -> None:
+    seen: list[str] = []
+    hooks = {
+        "request": [lambda request: seen.append(str(request.url))],
+        "response": [lambda response: seen.append(response.read().decode())],
+    }
+    answers = iter([reply({"id": "1"}), reply(f"wrong key {KEY}", 401)])
+    transport = httpx.MockTransport(lambda request: next(answers)(request))
+    with Midjourney(KEY, transport=transport, event_hooks=hooks) as mj:
+        mj.fetch(TASK_ID)
+        with pytest.raises(MidjourneyError):
+            mj.fetch(TASK_ID)
+    assert seen == [URL, '{"id": "1"}', URL, "wrong key [key]"]
+
+
+# Ids
+
+
+@pytest.mark.parametrize(
+    "task_id",
+    ["", " ", ".", "..", "a/b", "a%2Fb", "a b", "a\n", "é", "x" * 129, "?", "#", "\x00", None, 1730621826053455, b"1"],
+)
+def test_what_cannot_be_an_id_is_refused_before_any_request(task_id: Any, shell: Shell) -> None:
+    def answer(_: httpx.Request) -> httpx.Response:
+        raise AssertionError
+
+    with pytest.raises(ConfigurationError, match="A task id is a string"):
+        shell.fetch(answer, task_id)
+
+
+@pytest.mark.parametrize("task_id", ["1", "task-mj-1.2~3:4_5", "x" * 128, "...a"])
+def test_other_gateways_ids_are_sent_as_one_segment(task_id: str, shell: Shell) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert request.url.path == f"/mj/task/{task_id}/fetch"
+        return reply({"status": "SUCCESS"})(request)
+
+    assert shell.fetch(answer, task_id).id == task_id
+
+
+# Retries
+
+
+def sequence(*answers: Answer) -> Answer:
+    """A server that gives one answer after the other."""
+    rest = iter(answers)
+    return lambda request: next(rest)(request)
+
+
+def reset(_: httpx.Request) -> httpx.Response:
+    """A server that breaks off."""
+    raise httpx.ReadError("reset")
+
+
+PASSING = [reset, reply("", 408), reply("", 429), reply("", 500), reply("", 522), reply("<html>"), reply('{"id": "17')]
+FINAL = [reply("", 400), reply("", 401), reply("", 403), reply({"code": 4}, 400), reply("", 204), reply([]), reply({})]
+
+
+@pytest.mark.parametrize("fault", PASSING)
+def test_a_passing_fault_is_tried_again_after_growing_pauses(fault: Answer, shell: Shell, pauses: list[float]) -> None:
+    assert shell.fetch(sequence(fault, fault, reply()), retries=2).succeeded
+    first, second = pauses
+    assert 0.25 <= first <= 0.5 <= second <= 1.0
+
+
+@pytest.mark.parametrize("fault", PASSING)
+def test_a_fault_that_does_not_pass_is_raised_after_the_last_retry(
+    fault: Answer, shell: Shell, pauses: list[float]
+) -> None:
+    with pytest.raises(MidjourneyError):
+        shell.fetch(sequence(fault, fault, fault), retries=2)
+    assert len(pauses) == 2
+
+
+@pytest.mark.parametrize("fault", FINAL)
+def test_a_refusal_is_final(fault: Answer, shell: Shell, pauses: list[float]) -> None:
+    with pytest.raises(MidjourneyError):
+        shell.fetch(sequence(fault), retries=2)
+    assert pauses == []
+
+
+@pytest.mark.parametrize(("asked", "pause"), [("7", 7.0), ("3600", 30.0), ("30", 30.0)])
+def test_retry_after_is_obeyed_up_to_half_a_minute(asked: str, pause: float, shell: Shell, pauses: list[float]) -> None:
+    shell.fetch(sequence(reply("", 429, retry_after=asked), reply()), retries=1)
+    assert pauses == [pause]
+
+
+def test_pauses_grow_no_further_than_eight_seconds(pauses: list[float]) -> None:
+    with pytest.raises(RateLimitError):
+        Shell("sync").fetch(reply("", 429), retries=12)
+    assert len(pauses) == 12
+    assert 4.0 <= max(pauses) <= 8.0
+
+
+def test_a_closed_client_says_so_at_once(pauses: list[float]) -> None:
+    mj = Midjourney(KEY)
+    mj.close()
+    with pytest.raises(MidjourneyError, match="has been closed"):
+        mj.fetch(TASK_ID)
+    assert pauses == []
+
+
+# Bodies
+
+
+def packed(body: bytes, encoding: str) -> Answer:
+    """A body in some content encoding."""
+    return lambda _: httpx.Response(200, headers={"content-encoding": encoding}, stream=Stream(body[:9], body[9:]))
+
+
+PLAIN = json.dumps(EXAMPLE).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding"),
+    [
+        (gzip.compress(PLAIN), "gzip"),
+        (gzip.compress(PLAIN), " GZIP "),
+        (zlib.compress(PLAIN), "deflate"),
+        (zlib.compress(PLAIN, wbits=-15), "deflate"),
+        (PLAIN, "identity"),
+        (PLAIN, "gzip"),
+        (b"\xef\xbb\xbf" + PLAIN, ""),
+    ],
+)
+def test_a_packed_body_is_unpacked(body: bytes, encoding: str, shell: Shell) -> None:
+    assert shell.fetch(packed(body, encoding)).raw.to_dict() == EXAMPLE
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding"),
+    [
+        (b" " * (9 * 2**20) + PLAIN, ""),
+        (gzip.compress(b" " * (9 * 2**20) + PLAIN), "gzip"),
+        (gzip.compress(gzip.compress(b" " * 2**26)), "gzip, gzip"),
+        (gzip.compress(PLAIN)[:-20], "gzip"),
+        (PLAIN, "br"),
+        (b"[" * 100_000, ""),
+        (b'{"id":"1","x":' + b"[" * 64 + b"]" * 64 + b"}", ""),
+        (b'{"id":' + b"9" * 5000 + b"}", ""),
+        (b"\xff\xfe\x00", ""),
+    ],
+)
+def test_a_body_that_is_too_large_too_deep_or_broken_is_no_answer(body: bytes, encoding: str, shell: Shell) -> None:
+    if encoding == "br":
+        assert shell.fetch(packed(body, encoding)).succeeded  # the header lies: it is plain JSON
+        return
+    with pytest.raises(InvalidResponseError):
+        shell.fetch(packed(body, encoding))
+
+
+def test_an_endless_body_is_read_no_further_than_the_limit(shell: Shell) -> None:
+    sent = 0
+
+    def endless(listener: socket.socket) -> None:
+        nonlocal sent
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            while True:
+                sent += connection.send(b" " * 2**16)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=endless, args=(listener,))
+        thread.start()
+        with pytest.raises(InvalidResponseError, match="more than 8 MiB"):
+            shell.fetch(reply(), transport=None, base_url=f"http://127.0.0.1:{listener.getsockname()[1]}")
+        thread.join()
+    assert sent < 32 * 2**20  # buffers on the way included
+
+
+def test_depth_up_to_the_limit_is_a_task(shell: Shell) -> None:
+    assert shell.fetch(reply(b'{"id":"1","x":' + b"[" * 63 + b"]" * 63 + b"}")).id == "1"
+
+
+@pytest.mark.parametrize("charset", ["no-such-charset", "utf-16", "latin-1", "idna", "zlib", "\udc80"])
+def test_a_declared_charset_is_not_believed(charset: str, shell: Shell) -> None:
+    header = f"application/json; charset={charset}".encode("utf-8", "surrogateescape")
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, headers=[(b"content-type", header)], stream=Stream('{"prompt":"猪","id":""}'.encode()))
+
+    assert shell.fetch(answer).prompt == "猪"
+
+
+def test_bytes_that_are_no_utf8_and_half_characters_are_replaced(shell: Shell) -> None:
+    task = shell.fetch(reply(b'{"id":"1","prompt":"a\xff","state":"\\ud83d","failReason":"\\ud83d\\udd04"}'))
+    assert (task.prompt, task.state, task.fail_reason) == ("a\ufffd", "\ufffd", "🔄")
+
+
+def test_cookies_of_a_hostile_server_are_harmless(shell: Shell) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        shell.fetch(reply(EXAMPLE, set_cookie="a=b; expires=99999999999999999999; domain=[; max-age=x"))
