@@ -179,9 +179,7 @@ def test_a_base_url_that_is_none_is_refused_and_its_password_not_shown(base_url:
         ("http://[::1]:1", f"http://[::1]:1/mj/task/{TASK_ID}/fetch"),
     ],
 )
-def test_a_base_url_keeps_its_path(
-    base_url: str, url: str, shell: Shell, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_base_url_keeps_its_path(base_url: str, url: str, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         assert str(request.url) == url
         return reply()(request)
@@ -403,7 +401,9 @@ def test_a_declared_charset_is_not_believed(charset: str, shell: Shell) -> None:
     header = f"application/json; charset={charset}".encode("utf-8", "surrogateescape")
 
     def answer(_: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, headers=[(b"content-type", header)], stream=Stream('{"prompt":"猪","id":""}'.encode()))
+        return httpx.Response(
+            200, headers=[(b"content-type", header)], stream=Stream('{"prompt":"猪","id":""}'.encode())
+        )
 
     assert shell.fetch(answer).prompt == "猪"
 

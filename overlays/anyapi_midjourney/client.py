@@ -15,6 +15,7 @@ from .errors import (
     APITimeoutError,
     ConfigurationError,
     MidjourneyError,
+    quoted,
     refusal,
     task_fields,
 )
@@ -55,6 +56,8 @@ class AsyncHTTPXOptions(_Options, total=False):
 
 class _Client:
     """What both clients are made of. No I/O."""
+
+    _base_url = httpx.URL()
 
     def __init__(
         self, auth: BearerAuth, base_url: str | None, request_timeout: float, retries: int, max_in_flight: int
@@ -123,14 +126,15 @@ class _Client:
             error.task_id = task_id
             raise
         except Exception as error:  # noqa: BLE001  (every transport has its own)
+            self._auth.strip(error)
             late = isinstance(error, httpx.TimeoutException)
             what = "No answer in time" if late else "No answer"
-            said = self._auth.redact(f"{type(error).__name__} {error}".strip())
+            said = quoted(f"{type(error).__name__} {error}")
             failure = (APITimeoutError if late else APIConnectionError)(
                 f"{what} from {self._base_url.host} ({said}). Check the network and the base URL, then ask again."
             )
             failure.task_id = task_id
-            raise failure from _without_frames(error)
+            raise failure from error
 
 
 class Midjourney(_Client):
@@ -293,12 +297,3 @@ class AsyncMidjourney(_Client):
 
     async def _async_judge(self, response: httpx.Response) -> None:
         self._judge(response)
-
-
-def _without_frames(error: BaseException) -> BaseException:
-    """The error and its causes without their tracebacks, whose locals hold what was sent."""
-    link: BaseException | None = error
-    while link is not None:
-        link.__traceback__ = None
-        link = link.__cause__ or link.__context__
-    return error

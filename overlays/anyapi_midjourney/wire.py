@@ -65,6 +65,16 @@ class BearerAuth(httpx.Auth):
         clean = text.replace(self._key, "[key]") if self._secret else text
         return clean if clean.isascii() else _HALF_CHARACTER.sub("\ufffd", clean)
 
+    def strip(self, error: BaseException) -> None:
+        """Takes the key out of an error and its causes: out of their words, and with the frames that hold requests."""
+        link: BaseException | None = error
+        while link is not None:
+            link.__traceback__ = None
+            link.args = tuple(
+                self.redact(arg) if isinstance(arg, str) else arg for arg in cast("list[object]", link.args)
+            )
+            link = link.__cause__ or link.__context__
+
     def may_hide_in(self, text: str) -> bool:
         """Whether JSON text may hold, once parsed, what `redact` would change."""
         return (self._secret and (self._key in text or self._escapable)) or _HIDING.search(text) is not None
