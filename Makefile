@@ -2,6 +2,7 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 READY := .venv/.ready
+CORRECTED := build/openapi.json
 
 .DEFAULT_GOAL := help
 .PHONY: help demo generate drift lint types test check bench clean
@@ -12,11 +13,11 @@ help:  ## Show this list
 demo: $(READY)  ## Fetch the vendor's example task from the embedded server
 	@python examples/demo.py
 
-generate: $(READY)  ## Make generated/ anew from openapi.yaml
+generate: $(CORRECTED)  ## Make generated/ anew from openapi.yaml
 	$(call make_client,build/new)
 	@rm -rf build/old && mv generated build/old && mv build/new generated
 
-drift: $(READY)  ## Fail if generated/ is not exactly what openapi.yaml yields
+drift: $(CORRECTED)  ## Fail if generated/ is not exactly what openapi.yaml yields
 	$(call make_client,build/drift)
 	@diff --recursive --exclude __pycache__ generated build/drift
 
@@ -43,11 +44,16 @@ clean:  ## Remove all that was installed or built here
 
 # Writes a client from the corrected document into the folder $(1), or stops.
 define make_client
-	@rm -rf $(1) && mkdir -p build
-	@python overlays/apply_overlay.py openapi.yaml overlays/openapi.overlay.yaml build/openapi.json
-	@openapi-python-client generate --path build/openapi.json --config generator-config.yml --meta none \
+	@rm -rf $(1)
+	@openapi-python-client generate --path $(CORRECTED) --config generator-config.yml --meta none \
 		--output-path $(1)/anyapi_midjourney_generated --fail-on-warning
 endef
+
+# Laid on anew each time: what made a file older or newer is not this Makefile's to know.
+.PHONY: $(CORRECTED)
+$(CORRECTED): $(READY)
+	@mkdir -p build
+	@python overlays/apply_overlay.py openapi.yaml overlays/openapi.overlay.yaml $@
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv .venv
