@@ -13,10 +13,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import httpx
+from runwayml import RunwayML
+
 from anyapi_midjourney import Midjourney
 from anyapi_midjourney_generated import AuthenticatedClient
 from anyapi_midjourney_generated.api.tasks import fetch_task
-from runwayml import RunwayML
 
 ROUNDS, FETCHES = 40, 100
 TASK_ID = "1730621826053455"

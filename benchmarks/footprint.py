@@ -36,9 +36,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=False)
         python = Path(folder, "bin", "python")
-        constraints = CHECKOUT / "constraints.txt"
-        pip = [sys.executable, "-m", "pip", "--quiet", "--python", python, "install", "--constraint", constraints]
-        subprocess.run([*pip, CHECKOUT], check=True)
+        pip: list[str | Path] = [sys.executable, "-m", "pip", "--quiet", "--python", python, "install"]
+        subprocess.run([*pip, "--constraint", CHECKOUT / "constraints.txt", CHECKOUT], check=True)
         costs: dict[str, list[float]] = {statement: [] for statement in STATEMENTS}
         for turn in range(ROUNDS + 1):
             for statement in STATEMENTS:

@@ -1,10 +1,10 @@
 """Fixtures."""
 
 import time
-from collections.abc import Iterator
 
 import anyio
 import pytest
+
 from shells import Shell
 
 
@@ -20,7 +20,7 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses that a client makes, none of which is waited for."""
     made: list[float] = []
 

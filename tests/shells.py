@@ -13,7 +13,7 @@ from attrs import frozen
 from anyapi_midjourney import AsyncMidjourney, Midjourney, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 KEY = "sk-canary-7f3a91c2"
 TASK_ID = "1730621826053455"
@@ -29,13 +29,13 @@ class Stream(httpx.SyncByteStream, httpx.AsyncByteStream):
     def __init__(self, *chunks: bytes | Exception) -> None:
         self._chunks = chunks
 
-    def __iter__(self):  # type: ignore[no-untyped-def]  # noqa: ANN204  (both shells take it)
+    def __iter__(self) -> Iterator[bytes]:
         for chunk in self._chunks:
             if isinstance(chunk, Exception):
                 raise chunk
             yield chunk
 
-    async def __aiter__(self):  # type: ignore[no-untyped-def]  # noqa: ANN204
+    async def __aiter__(self) -> AsyncIterator[bytes]:
         for chunk in self:
             yield chunk
 

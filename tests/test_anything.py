@@ -10,9 +10,9 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shells import EXAMPLE, Shell, Stream
 
 from anyapi_midjourney import Button, MidjourneyError, Task
+from shells import EXAMPLE, Shell, Stream
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "120"))
 
@@ -33,8 +33,17 @@ TASKS = st.fixed_dictionaries({}, optional=FIELDS | {"buttons": BUTTONS | JSON})
 BODIES = st.binary() | st.text().map(str.encode) | (TASKS | JSON).map(lambda body: json.dumps(body).encode())
 HEADERS = st.dictionaries(
     st.sampled_from(
-        [b"content-type", b"content-encoding", b"retry-after", b"date", b"location", b"set-cookie"]
-        + [b"x-oneapi-request-id", b"content-length", b"transfer-encoding"]
+        [
+            b"content-type",
+            b"content-encoding",
+            b"retry-after",
+            b"date",
+            b"location",
+            b"set-cookie",
+            b"x-oneapi-request-id",
+            b"content-length",
+            b"transfer-encoding",
+        ]
     ),
     st.binary()
     | st.sampled_from([b"gzip", b"deflate", b"text/html", b"application/json; charset=utf-16", b"7", b"//"]),

@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from shells import CASES, EXAMPLE, TASK_ID, Shell, reply
 
 from anyapi_midjourney import (
     APIResponseError,
@@ -19,6 +18,7 @@ from anyapi_midjourney import (
     TaskNotFoundError,
 )
 from anyapi_midjourney_generated import models
+from shells import CASES, EXAMPLE, TASK_ID, Shell, reply
 
 ERRORS: dict[str, type[MidjourneyError]] = {
     "code-40-task-no-found": TaskNotFoundError,
@@ -80,7 +80,7 @@ def check(task: Task, body: dict[str, Any]) -> None:
         expected = datetime.fromtimestamp(body[name] / 1000, UTC) if body.get(name) else None
         assert getattr(task, attribute) == expected, name
     assert task.progress == (int(body["progress"].rstrip("%")) if body.get("progress") else None)
-    properties = body.get("properties") or {}
+    properties: dict[str, Any] = body.get("properties") or {}
     assert task.final_prompt == (properties.get("finalPrompt") or None)
     assert task.final_prompt_zh == (properties.get("finalZhPrompt") or None)
     done = body.get("status") in ("SUCCESS", "FAILURE", "CANCEL")

@@ -16,7 +16,6 @@ import anyio
 import httpx
 import pytest
 from pytest_httpx import HTTPXMock
-from shells import EXAMPLE, KEY, TASK_ID, URL, Shell, Stream, reply
 
 from anyapi_midjourney import (
     AsyncMidjourney,
@@ -31,8 +30,19 @@ from anyapi_midjourney import (
 )
 from anyapi_midjourney_generated import AuthenticatedClient, models
 from anyapi_midjourney_generated.api.tasks import fetch_task
+from shells import EXAMPLE, KEY, TASK_ID, URL, Shell, Stream, reply
 
 Answer = Callable[[httpx.Request], httpx.Response]
+
+
+def sequence(*answers: Answer) -> Answer:
+    """A server that gives one answer after the other."""
+    rest = iter(answers)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        return next(rest)(request)
+
+    return answer
 
 
 def test_a_fetch_is_one_signed_get(httpx_mock: HTTPXMock) -> None:
@@ -160,8 +170,20 @@ def test_the_key_of_the_environment_is_read_when_the_client_is_made(monkeypatch:
 
 @pytest.mark.parametrize(
     "base_url",
-    ["", "www.anyapi.vip", "ftp://www.anyapi.vip", "https://", "https://me:secret@x.example", "https://x.example?a=b"]
-    + ["https://x.example/#a", "https://x.example?", "https://x.example:99999", "http://[", "https://\x00", 7],
+    [
+        "",
+        "www.anyapi.vip",
+        "ftp://www.anyapi.vip",
+        "https://",
+        "https://me:secret@x.example",
+        "https://x.example?a=b",
+        "https://x.example/#a",
+        "https://x.example?",
+        "https://x.example:99999",
+        "http://[",
+        "https://\x00",
+        7,
+    ],
 )
 def test_a_base_url_that_is_none_is_refused_and_its_password_not_shown(base_url: Any) -> None:
     with pytest.raises(ConfigurationError, match="ANYAPI_BASE_URL") as info:
@@ -206,7 +228,7 @@ def test_options_are_a_closed_list(client: Any) -> None:
 
 def test_options_reach_httpx(monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
-    monkeypatch.setattr(httpx, "Client", lambda **options: given.update(options))
+    monkeypatch.setattr(httpx, "Client", given.update)
     limits = httpx.Limits(max_connections=1)
     Midjourney(KEY, proxy="http://localhost:1", verify=False, limits=limits, trust_env=False, http2=False)
     assert given.items() >= {"proxy": "http://localhost:1", "verify": False, "limits": limits, "timeout": 30.0}.items()
@@ -223,12 +245,15 @@ def test_a_client_is_neither_pickled_nor_copied(client: type) -> None:
 
 def test_hooks_of_the_caller_see_every_answer_read_and_none_with_the_key() -> None:
     seen: list[str] = []
-    hooks = {
-        "request": [lambda request: seen.append(str(request.url))],
-        "response": [lambda response: seen.append(response.read().decode())],
-    }
-    answers = iter([reply({"id": "1"}), reply(f"wrong key {KEY}", 401)])
-    transport = httpx.MockTransport(lambda request: next(answers)(request))
+
+    def before(request: httpx.Request) -> None:
+        seen.append(str(request.url))
+
+    def after(response: httpx.Response) -> None:
+        seen.append(response.read().decode())
+
+    hooks: dict[str, list[Callable[..., object]]] = {"request": [before], "response": [after]}
+    transport = httpx.MockTransport(sequence(reply({"id": "1"}), reply(f"wrong key {KEY}", 401)))
     with Midjourney(KEY, transport=transport, event_hooks=hooks) as mj:
         mj.fetch(TASK_ID)
         with pytest.raises(MidjourneyError):
@@ -261,12 +286,6 @@ def test_other_gateways_ids_are_sent_as_one_segment(task_id: str, shell: Shell) 
 
 
 # Retries
-
-
-def sequence(*answers: Answer) -> Answer:
-    """A server that gives one answer after the other."""
-    rest = iter(answers)
-    return lambda request: next(rest)(request)
 
 
 def reset(_: httpx.Request) -> httpx.Response:

@@ -15,9 +15,9 @@ import openapi_spec_validator
 import pytest
 from attrs import frozen
 from ruamel.yaml import YAML
-from shells import EXAMPLE, ROOT
 
 from anyapi_midjourney.client import BASE_URL
+from shells import EXAMPLE, ROOT
 
 DOCUMENT = (ROOT / "openapi.yaml").read_text(encoding="utf-8")
 PATH = "  /mj/task/1743326750223591/fetch:\n"
@@ -109,7 +109,7 @@ def checkout(tmp_path: Path) -> Checkout:
 
 def edited(edit: Callable[[dict[str, Any], dict[str, Any]], object]) -> str:
     """The document with its operation, or all of it, changed."""
-    document = YAML(typ="safe").load(DOCUMENT)
+    document: dict[str, Any] = YAML(typ="safe").load(DOCUMENT)  # pyright: ignore[reportUnknownMemberType]  (untyped)
     (item,) = document["paths"].values()
     edit(item["get"], document)
     return json.dumps(document, ensure_ascii=False)

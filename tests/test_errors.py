@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx
 import pytest
-from shells import EXAMPLE, TASK_ID, Shell, Stream, reply
 
 import anyapi_midjourney
 from anyapi_midjourney import (
@@ -27,6 +26,7 @@ from anyapi_midjourney import (
     WaitTimeoutError,
 )
 from anyapi_midjourney_generated import models
+from shells import EXAMPLE, TASK_ID, Shell, Stream, reply
 
 TASK = Task.from_model(models.Task.from_dict(EXAMPLE))
 HTML = "<!doctype html><html><head><title>New API</title></head></html>"
@@ -187,7 +187,7 @@ def test_no_answer_is_a_connection_error(cause: Exception, error: type, shell: S
         assert isinstance(failure, ConnectionError)
         assert isinstance(failure, TimeoutError) is (error is APITimeoutError)
         assert "www.anyapi.vip" in str(failure)
-        assert failure.task_id == TASK_ID
+        assert vars(failure)["task_id"] == TASK_ID
         assert failure.__cause__ is cause
 
 
@@ -212,12 +212,11 @@ def every_error() -> list[MidjourneyError]:
 
 
 @pytest.mark.parametrize("error", every_error(), ids=lambda error: type(error).__name__)
-def test_every_error_pickles_and_copies_with_all_its_fields(error: MidjourneyError) -> None:
+def test_every_error_pickles_and_copies_with_all_its_fields(error: Any) -> None:
     for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
         assert type(twin) is type(error)
         assert str(twin) == str(error)
-        fields = {name: value for name, value in vars(error).items() if name != "last_error"}
-        assert fields.items() <= vars(twin).items()
+        assert {**vars(twin), "last_error": None} == {**vars(error), "last_error": None}  # errors have no equality
         if isinstance(error, WaitTimeoutError):
             assert str(twin.last_error) == str(error.last_error)
 

@@ -8,7 +8,6 @@ from typing import Any
 import anyio
 import httpx
 import pytest
-from shells import EXAMPLE
 
 from anyapi_midjourney import (
     AsyncMidjourney,
@@ -24,6 +23,7 @@ from anyapi_midjourney import (
     TaskStatus,
     sandbox,
 )
+from shells import EXAMPLE
 
 
 class Sandbox:

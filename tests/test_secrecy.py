@@ -1,4 +1,4 @@
-"""The key is shown nowhere and sent to its own origin only: a canary is planted, and searched for in all that comes out."""
+"""The key is shown nowhere and sent to its own origin only: a canary is planted, and searched for in what comes out."""
 
 import json
 import logging
@@ -13,10 +13,10 @@ from typing import Any
 
 import httpx
 import pytest
-from shells import EXAMPLE, KEY, ROOT, URL, Shell, Stream, reply
 
 from anyapi_midjourney import AsyncMidjourney, Midjourney, MidjourneyError, Task
 from anyapi_midjourney.wire import BearerAuth
+from shells import EXAMPLE, KEY, ROOT, URL, Shell, Stream, reply
 
 HIDDEN = json.dumps(KEY)[1:-1].replace("k", "\\u006b")  # as a hostile server would escape it
 
@@ -49,7 +49,11 @@ def outcome(shell: Shell, answer: Any, **options: Any) -> object:
 
 def breaks_off(message: str) -> Any:
     """A server that breaks off inside a body that holds the key."""
-    return lambda _: httpx.Response(200, stream=Stream(KEY.encode(), httpx.ReadError(message)))
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, stream=Stream(KEY.encode(), httpx.ReadError(message)))
+
+    return answer
 
 
 def fails(message: str) -> Any:
@@ -122,10 +126,11 @@ def test_a_key_that_cannot_be_sent_is_shown_nowhere(key: str, client: Any, monke
 
 
 def test_a_wrong_base_url_or_option_does_not_show_the_key() -> None:
-    for options in ({"base_url": "x"}, {"retries": -1}, {"unknown": 1}, {"verify": "/no/such/file"}):
+    wrong: list[dict[str, Any]] = [{"base_url": "x"}, {"retries": -1}, {"unknown": 1}, {"verify": "/no/such/file"}]
+    for options in wrong:
         error: Any = None
         try:
-            Midjourney(KEY, **options)  # type: ignore[arg-type]  # that is the point
+            Midjourney(KEY, **options)
         except Exception as caught:  # noqa: BLE001
             error = caught
         frames = [f.f_locals for f, _ in traceback.walk_tb(error.__traceback__) if "tests" not in f.f_code.co_filename]

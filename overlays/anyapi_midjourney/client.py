@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack, cast
 
 import httpx
+
 from anyapi_midjourney_generated import AuthenticatedClient, models
 from anyapi_midjourney_generated.api.tasks import fetch_task
 
@@ -24,7 +25,7 @@ from .task import Task
 from .wire import BODY_LIMIT, BearerAuth, Body, check_task_id, checked_base_url, data
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Mapping
+    from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
     from ssl import SSLContext
 
 BASE_URL = "https://www.anyapi.vip"
@@ -44,14 +45,14 @@ class HTTPXOptions(_Options, total=False):
     """What `Midjourney` hands on to `httpx.Client`; httpx documents it."""
 
     transport: httpx.BaseTransport | None
-    event_hooks: Mapping[str, list[Callable[..., object]]]
+    event_hooks: Mapping[str, Sequence[Callable[..., object]]]
 
 
 class AsyncHTTPXOptions(_Options, total=False):
     """What `AsyncMidjourney` hands on to `httpx.AsyncClient`; httpx documents it."""
 
     transport: httpx.AsyncBaseTransport | None
-    event_hooks: Mapping[str, list[Callable[..., Awaitable[object]]]]
+    event_hooks: Mapping[str, Sequence[Callable[..., Awaitable[object]]]]
 
 
 class _Client:
@@ -91,7 +92,7 @@ class _Client:
     ) -> dict[str, Any]:
         if unknown := given.keys() - known:
             raise TypeError(f"Unknown options {sorted(unknown)}; httpx's that can be passed on are {sorted(known)}.")
-        hooks: Mapping[str, list[Callable[..., object]]] = given.get("event_hooks") or {}
+        hooks: Mapping[str, Sequence[Callable[..., object]]] = given.get("event_hooks") or {}
         return {
             "limits": httpx.Limits(max_keepalive_connections=self._max_in_flight),
             **given,
@@ -101,7 +102,7 @@ class _Client:
             "headers": {"Accept-Encoding": "gzip, deflate", "User-Agent": "anyapi-midjourney"},
             "follow_redirects": False,
             # The caller's hooks see every answer, refusals too, but none unread or with the key in it.
-            "event_hooks": {**hooks, "response": [read, *hooks.get("response", []), judge]},
+            "event_hooks": {**hooks, "response": [read, *hooks.get("response", ()), judge]},
         }
 
     def _judge(self, response: httpx.Response) -> None:
@@ -125,7 +126,7 @@ class _Client:
         except MidjourneyError as error:
             error.task_id = task_id
             raise
-        except Exception as error:  # noqa: BLE001  (every transport has its own)
+        except Exception as error:
             self._auth.strip(error)
             late = isinstance(error, httpx.TimeoutException)
             what = "No answer in time" if late else "No answer"

@@ -8,9 +8,10 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Self
 
+from attrs import field, frozen
+
 from anyapi_midjourney_generated import models
 from anyapi_midjourney_generated.types import Unset
-from attrs import field, frozen
 
 from .button import Button
 from .errors import ButtonNotFoundError
