@@ -35,7 +35,6 @@ test: $(READY)  ## Run the tests
 check: drift lint types test  ## Everything that CI runs
 
 bench: $(READY)  ## Measure against plain httpx, the generated client and runwayml
-	@pip install --quiet --constraint constraints.txt --group bench
 	@python benchmarks/fetch.py
 	@python benchmarks/footprint.py
 

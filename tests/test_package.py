@@ -38,7 +38,7 @@ def test_the_readme_has_examples_of_both_clients_and_names_every_magic_id() -> N
 
 
 def test_the_demo_prints_the_task() -> None:
-    command = [sys.executable, ROOT / "examples" / "demo.py"]
+    command = [sys.executable, str(ROOT / "examples" / "demo.py")]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "SUCCESS, 100 %" in result.stdout
     assert "U1  U2  U3  U4  🔄  V1  V2  V3  V4" in result.stdout
