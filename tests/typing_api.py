@@ -1,0 +1,38 @@
+"""Typed uses of the public names, only ever checked: mypy and pyright read this file, nothing runs it."""
+
+from datetime import datetime, timedelta
+from typing import assert_type
+
+import httpx
+
+from anyapi_midjourney import APIResponseError, AsyncMidjourney, Button, Midjourney, Task, TaskAction, TaskStatus
+from anyapi_midjourney_generated import AuthenticatedClient, models
+
+
+def sync() -> None:
+    with Midjourney("sk-1", base_url="https://x.example", transport=httpx.HTTPTransport(), trust_env=False) as mj:
+        assert_type(mj, Midjourney)
+        assert_type(mj.fetch("1"), Task)
+        assert_type(mj.generated, AuthenticatedClient)
+
+
+async def asynchronous() -> None:
+    async with AsyncMidjourney(transport=httpx.AsyncHTTPTransport(), event_hooks={"request": []}) as mj:
+        assert_type(mj, AsyncMidjourney)
+        assert_type(await mj.fetch("1"), Task)
+
+
+def values(task: Task, error: APIResponseError) -> None:
+    assert_type(task.status, TaskStatus)
+    assert_type(task.action, TaskAction | None)
+    assert_type(task.progress, int | None)
+    assert_type(task.finished_at, datetime | None)
+    assert_type(task.ran_for, timedelta | None)
+    assert_type(task.video_urls, tuple[str, ...])
+    assert_type(task.buttons, tuple[Button, ...])
+    assert_type(task.button("U1").index, int | None)
+    assert_type(task.raw, models.Task)
+    assert_type(error.code, str | int | None)
+    assert_type(error.retry_after, float | None)
+    if error.code == 4 or task.status == "SUCCESS":
+        print(task.status.lower())
