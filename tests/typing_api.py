@@ -35,4 +35,4 @@ def values(task: Task, error: APIResponseError) -> None:
     assert_type(error.code, str | int | None)
     assert_type(error.retry_after, float | None)
     if error.code == 4 or task.status == "SUCCESS":
-        print(task.status.lower())
+        assert_type(task.status.lower(), str)
