@@ -37,6 +37,9 @@ class _OpenStrEnum(StrEnum):
         member._name_ = member._value_ = value
         return member
 
+    def __reduce_ex__(self, _: object) -> tuple[type[Self], tuple[str]]:
+        return type(self), (str(self),)  # Python 3.11 up to 3.11.3 looks for the name among the listed ones
+
 
 class TaskStatus(_OpenStrEnum):
     """Where a task stands. A word that is not listed is kept as the server sent it, and equals it.
