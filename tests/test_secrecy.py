@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from anyapi_midjourney import AsyncMidjourney, Midjourney, MidjourneyError, Task
-from anyapi_midjourney.wire import BearerAuth
+from anyapi_midjourney.auth import BearerAuth
 from shells import EXAMPLE, KEY, ROOT, URL, Shell, Stream, reply
 
 HIDDEN = json.dumps(KEY)[1:-1].replace("k", "\\u006b")  # as a hostile server would escape it

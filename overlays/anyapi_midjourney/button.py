@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING, Self
 
 from attrs import field, frozen
 
-from .wire import as_int, as_text
+from .answer import as_int, as_text
 
 if TYPE_CHECKING:
     from anyapi_midjourney_generated import models
 
-# Families whose custom id names no Midjourney job, and those that always open a window.
+# Families whose custom id names no Midjourney job.
 _WITHOUT_JOB = {"PicReader", "Picread", "PromptAnalyzer"}
-_WITH_WINDOW = {"CustomZoom", "Inpaint", "PicReader", "PromptAnalyzer", "video"}
 # What people call the buttons of which some servers send nothing but the custom id.
-_NAMES = {"upsample": "U{}", "variation": "V{}", "video_virtual_upscale": "U{}", "reroll": "🔄"}
+_NAMES = {"upsample": "U{}", "variation": "V{}", "video_virtual_upscale": "U{}"}
 
 
 @frozen(kw_only=True)
@@ -30,7 +29,7 @@ class Button:
     emoji: str | None
     """A character, or the name of one of Discord's own emoji: "upscale_1"."""
     custom_id: str | None
-    """What a press sends. Always send one that came with the task; links have none."""
+    """What a press sends. Always send one that came with the task; a link has none, its address is in `raw`."""
     style: int | None
     """Discord's: 1 already pressed, or highlighted; 2 normal; 3 green; 5 a link."""
     type: int | None
@@ -57,7 +56,7 @@ class Button:
 
     @property
     def index(self) -> int | None:
-        """Which picture or clip of the grid, from 1; under a single picture always 1, for 🔄 always 0."""
+        """Which picture or clip of the grid, from 1; under a single picture 1 or None, for 🔄 0."""
         return self._said[2]
 
     @property
@@ -76,13 +75,22 @@ class Button:
 
         Variations, 🔄 and the arrows do so too if the account has Remix on; a task does not show that.
         """
-        return self.action in _WITH_WINDOW and not (self.action == "PicReader" and self.index is None)
+        match self.action:
+            case "CustomZoom" | "Inpaint" | "PromptAnalyzer":
+                return True
+            case "PicReader":
+                return self.index is not None  # not "Imagine all"
+            case "video":
+                return (self.custom_id or "").endswith("::manual")
+            case _:
+                return False
 
     @property
     def name(self) -> str:
         """What a person calls it: its label, else its emoji, else what the custom id says: "U1", "🔄"."""
         emoji = self.emoji if self.emoji and not self.emoji.isascii() else None
-        known = _NAMES.get(self.action or "", "").format(self.index)
+        numbered = _NAMES.get(self.action or "") if self.index is not None else None
+        known = numbered.format(self.index) if numbered else "🔄" if self.action == "reroll" else None
         return self.label or emoji or known or self.emoji or self.action or self.custom_id or "?"
 
     @property

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import operator
+import re
 import time
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, TypeVar, Unpack, cast
 
 import httpx
 
 from anyapi_midjourney_generated import AuthenticatedClient, models
 from anyapi_midjourney_generated.api.tasks import fetch_task
 
+from .answer import BODY_LIMIT, Body, data
+from .auth import BearerAuth, checked_base_url
 from .errors import (
     APIConnectionError,
     APITimeoutError,
@@ -20,16 +24,18 @@ from .errors import (
     refusal,
     task_fields,
 )
-from .polling import Retry
+from .polling import Retry, is_lasting
 from .task import Task
-from .wire import BODY_LIMIT, BearerAuth, Body, check_task_id, checked_base_url, data
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from ssl import SSLContext
 
 BASE_URL = "https://www.anyapi.vip"
 """The first server of the vendor's document."""
+
+_TASK_ID = re.compile(r"(?!\.+\Z)[\w.~:-]{1,128}", re.ASCII)
+_Http = TypeVar("_Http", httpx.Client, httpx.AsyncClient)
 
 
 class _Options(TypedDict, total=False):
@@ -41,16 +47,12 @@ class _Options(TypedDict, total=False):
     http2: bool
 
 
-class HTTPXOptions(_Options, total=False):
-    """What `Midjourney` hands on to `httpx.Client`; httpx documents it."""
-
+class _SyncOptions(_Options, total=False):
     transport: httpx.BaseTransport | None
     event_hooks: Mapping[str, Sequence[Callable[..., object]]]
 
 
-class AsyncHTTPXOptions(_Options, total=False):
-    """What `AsyncMidjourney` hands on to `httpx.AsyncClient`; httpx documents it."""
-
+class _AsyncOptions(_Options, total=False):
     transport: httpx.AsyncBaseTransport | None
     event_hooks: Mapping[str, Sequence[Callable[..., Awaitable[object]]]]
 
@@ -58,20 +60,36 @@ class AsyncHTTPXOptions(_Options, total=False):
 class _Client:
     """What both clients are made of. No I/O."""
 
-    _base_url = httpx.URL()
+    _base_url = httpx.URL()  # for the repr of one whose options were refused
 
     def __init__(
         self, auth: BearerAuth, base_url: str | None, request_timeout: float, retries: int, max_in_flight: int
     ) -> None:
         self._base_url = checked_base_url(base_url, BASE_URL)
         self._auth = auth.bind(self._base_url)
-        if not request_timeout > 0 or retries < 0 or max_in_flight < 1:
-            raise ConfigurationError("request_timeout is above 0 s, retries at least 0, and max_in_flight at least 1.")
-        self._request_timeout = request_timeout
+        try:
+            usable = 0 < request_timeout < math.inf and operator.index(retries) >= 0 < operator.index(max_in_flight)
+        except TypeError:
+            usable = False
+        if not usable:
+            raise ConfigurationError(
+                "request_timeout is a number of seconds above 0, retries a whole number from 0, max_in_flight one from 1, "
+                f"not {request_timeout!r}, {retries!r} and {max_in_flight!r}."
+            )
         self._retries = retries
-        self._max_in_flight = max_in_flight
-        # Its repr shows what it holds, so it holds no key; the httpx client that it is given signs the requests.
-        self._generated = AuthenticatedClient(str(self._base_url), token="[held elsewhere]")  # noqa: S106
+        self._timeout = httpx.Timeout(request_timeout, pool=None)  # to wait one's turn is no fault of the network
+        self._limits = httpx.Limits(
+            max_connections=max_in_flight,
+            max_keepalive_connections=max_in_flight,
+            keepalive_expiry=60.0,  # httpx's 5 s would close a connection between any two looks at a task
+        )
+        # It shows what it holds, so it holds no key; `auth` is for the copies that its `with_headers` makes.
+        self._generated = AuthenticatedClient(
+            str(self._base_url),
+            token="[held elsewhere]",  # noqa: S106
+            httpx_args={"auth": self._auth},
+            raise_on_unexpected_status=True,
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={str(self._base_url)!r})"
@@ -81,29 +99,56 @@ class _Client:
 
     @property
     def generated(self) -> AuthenticatedClient:
-        """The generated client, for its raw operations: the same connections, key and error classes.
+        """The generated client, for its raw operations over the same connections, with the same key and error classes.
 
-        Transport errors stay httpx's there, and a 200 that is no task is not noticed.
+        A `Midjourney` has one for `sync` functions, an `AsyncMidjourney` one for `asyncio` functions. Transport errors
+        stay httpx's there, and a 200 that is no task is not noticed. What its `with_headers`, `with_cookies` and
+        `with_timeout` make has connections of its own, and its own errors.
         """
         return self._generated
 
-    def _httpx_options(
-        self, given: Mapping[str, Any], known: frozenset[str], read: Callable[..., object], judge: Callable[..., object]
-    ) -> dict[str, Any]:
-        if unknown := given.keys() - known:
-            raise TypeError(f"Unknown options {sorted(unknown)}; httpx's that can be passed on are {sorted(known)}.")
-        hooks: Mapping[str, Sequence[Callable[..., object]]] = given.get("event_hooks") or {}
-        return {
-            "limits": httpx.Limits(max_keepalive_connections=self._max_in_flight),
-            **given,
+    def _open(
+        self,
+        http: type[_Http],
+        options: Mapping[str, Any],
+        known: frozenset[str],
+        read: Callable[..., object],
+        judge: Callable[..., object],
+    ) -> _Http:
+        """The httpx client, with the caller's options and our hooks around the caller's."""
+        if unknown := sorted(options.keys() - known):
+            names = "api_key, base_url, request_timeout, retries, max_in_flight, " + ", ".join(sorted(known))
+            raise TypeError(f"There is no option {', '.join(unknown)}. There are: {names}.")
+        hooks: Mapping[str, Sequence[Callable[..., object]]] = options.get("event_hooks") or {}
+        ours: dict[str, Any] = {
             "base_url": self._base_url,
             "auth": self._auth,
-            "timeout": self._request_timeout,
+            "timeout": self._timeout,
+            # Only what `Body` unpacks: httpx would ask for more where more is installed.
             "headers": {"Accept-Encoding": "gzip, deflate", "User-Agent": "anyapi-midjourney"},
             "follow_redirects": False,
             # The caller's hooks see every answer, refusals too, but none unread or with the key in it.
             "event_hooks": {**hooks, "response": [read, *hooks.get("response", ()), judge]},
         }
+        try:
+            return http(**{"limits": self._limits, **options, **ours})
+        except Exception as error:
+            raise ConfigurationError(
+                f"httpx refuses the options, or the proxies of the environment: {error}"
+            ) from error
+
+    def _check(self, task_id: str, closed: bool) -> None:
+        given = cast("object", task_id)
+        if closed:
+            raise ConfigurationError("This client is closed: make a new one.")
+        if not isinstance(given, str):
+            raise ConfigurationError(f"A task id is a string, and this is a value of type {type(given).__name__}.")
+        if self._auth.redact(given) != given:
+            raise ConfigurationError("This is an API key, not a task id. Nothing was sent.")
+        if not _TASK_ID.fullmatch(given):  # a blank one or a slash would ask the gateway for something else
+            raise ConfigurationError(
+                f"{quoted(given)} is no task id: that is 1 to 128 of A-Z, a-z, 0-9, '_', '-', '.', '~' and ':'."
+            )
 
     def _judge(self, response: httpx.Response) -> None:
         """Raises for an answer that is no JSON with a status of success, before generated code sees it."""
@@ -111,31 +156,30 @@ class _Client:
             raise error
 
     def _request(self, task_id: str) -> dict[str, Any]:
-        # `sync_detailed` and `asyncio_detailed` would parse the JSON again, and take no time-out for one request.
+        # `sync_detailed` and `asyncio_detailed` would read the answer and parse its JSON again.
         return fetch_task._get_kwargs(task_id)  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
 
     def _task(self, response: httpx.Response, task_id: str) -> Task:
-        fields = task_fields(response.status_code, response.headers, data(response))
+        fields = task_fields(response.status_code, response.headers, data(response), task_id)
         return Task.from_model(models.Task.from_dict(fields), task_id)
 
-    @contextmanager
-    def _asking(self, task_id: str) -> Generator[None]:
-        """Makes a `MidjourneyError` that names the task of whatever goes wrong inside."""
-        try:
-            yield
-        except MidjourneyError as error:
-            error.task_id = task_id
-            raise
-        except Exception as error:
-            self._auth.strip(error)
-            late = isinstance(error, httpx.TimeoutException)
-            what = "No answer in time" if late else "No answer"
-            said = quoted(f"{type(error).__name__} {error}")
-            failure = (APITimeoutError if late else APIConnectionError)(
-                f"{what} from {self._base_url.host} ({said}). Check the network and the base URL, then ask again."
-            )
-            failure.task_id = task_id
-            raise failure from error
+    def _failure(self, error: Exception, task_id: str) -> MidjourneyError:
+        """The `MidjourneyError` that an error of a request is, or becomes."""
+        if isinstance(error, httpx.HTTPStatusError):  # the caller's hook calls `raise_for_status`
+            response = error.response
+            error = refusal(response.status_code, response.headers, data(response)) or error
+        if not isinstance(error, MidjourneyError):
+            late = isinstance(error, httpx.TimeoutException | TimeoutError)
+            cause = self._auth.safe_cause(error)
+            said = quoted(f"{type(error).__name__} {cause}") if cause else type(error).__name__
+            advice = "Check the network and the base URL, then ask again."
+            if is_lasting(error):
+                advice = "This is no fault of the network: check the transport, the hooks and the event loop."
+            text = f"No answer{' in time' if late else ''} from {self._base_url.host} ({said}). {advice}"
+            error = APITimeoutError(text) if late else APIConnectionError(text)
+            error.__cause__ = cause
+        error.task_id = task_id
+        return error
 
 
 class Midjourney(_Client):
@@ -148,12 +192,13 @@ class Midjourney(_Client):
         base_url: Where the API is; else `ANYAPI_BASE_URL`, else https://www.anyapi.vip. A path in it is kept.
         request_timeout: Seconds for each of connecting, sending and each read of one request.
         retries: How often `fetch` tries again after a passing fault.
-        max_in_flight: How many connections are kept open for the next requests.
-        httpx_options: Handed on to `httpx.Client`; `HTTPXOptions` lists them.
+        max_in_flight: How many requests may be under way at once; more wait their turn.
+        httpx_options: Handed on to `httpx.Client`: `transport`, `proxy`, `verify`, `cert`, `limits`, `event_hooks`,
+            `trust_env`, `http2`.
 
     Raises:
-        ConfigurationError: No key, or one that cannot be sent, or no usable base URL.
-        TypeError: An option that is not in the list.
+        ConfigurationError: No key, or one that cannot be sent, or an option that cannot be used.
+        TypeError: An option that does not exist.
 
     """
 
@@ -165,23 +210,23 @@ class Midjourney(_Client):
         request_timeout: float = 30.0,
         retries: int = 2,
         max_in_flight: int = 16,
-        **httpx_options: Unpack[HTTPXOptions],
+        **httpx_options: Unpack[_SyncOptions],
     ) -> None:
         auth = BearerAuth(api_key)
         del api_key  # tracebacks can show locals
         super().__init__(auth, base_url, request_timeout, retries, max_in_flight)
-        known = HTTPXOptions.__optional_keys__
-        self._http = httpx.Client(**self._httpx_options(httpx_options, known, self._read, self._judge))
+        known = _SyncOptions.__optional_keys__
+        self._http = self._open(httpx.Client, httpx_options, known, self._read, self._judge)
         self._generated.set_httpx_client(self._http)
 
     def fetch(self, task_id: str) -> Task:
         """The task as it stands now. A failed task is a task too: no `TaskError` is raised here.
 
-        Passing faults (connection, 408, 429, 5xx, HTML) are tried again `retries` times, after pauses of 0.5, 1, 2 …
-        seconds, or what `Retry-After` asks, up to 30.
+        Passing faults (connection, 408, 429, 5xx, HTML, a body cut off) are tried again `retries` times, after pauses
+        of up to 0.5, 1, 2, 4 and then 8 seconds, or what `Retry-After` asks, up to 30.
 
         Raises:
-            ConfigurationError: The id cannot be one; nothing was sent.
+            ConfigurationError: The id cannot be one, or the client is closed; nothing was sent.
             AuthenticationError: The key is refused, or its account is empty.
             PermissionDeniedError: The key may not do this.
             TaskNotFoundError: The key's account has no such task.
@@ -190,11 +235,11 @@ class Midjourney(_Client):
             APIResponseError: Any other refusal.
 
         """
-        check_task_id(task_id)
+        self._check(task_id, self._http.is_closed)
         retry = Retry(self._retries)
         while True:
             try:
-                return self._look(task_id, self._request_timeout)
+                return self._look(task_id)
             except MidjourneyError as error:
                 pause = retry.pause(error)
             time.sleep(pause)
@@ -204,17 +249,20 @@ class Midjourney(_Client):
         self._http.close()
 
     def __enter__(self) -> Self:
-        self._http.__enter__()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _look(self, task_id: str, timeout: float) -> Task:
-        with self._asking(task_id):
-            request = self._http.build_request(**self._request(task_id), timeout=timeout)
-            # `stream` because `_read` has read the body already.
-            return self._task(self._http.send(request, stream=True), task_id)
+    def _look(self, task_id: str) -> Task:
+        try:
+            request = self._http.build_request(**self._request(task_id))
+            response = self._http.send(request, stream=True)  # `_read` has read it; to read it again takes 8 µs
+        except Exception as error:  # noqa: BLE001  (each transport has its own)
+            failure = self._failure(error, task_id)
+        else:
+            return self._task(response, task_id)
+        raise failure  # here, so that neither its context nor this frame holds the original
 
     def _read(self, response: httpx.Response) -> None:
         body, stream = Body(), cast("httpx.SyncByteStream", response.stream)
@@ -228,7 +276,7 @@ class Midjourney(_Client):
 
 
 class AsyncMidjourney(_Client):
-    """`Midjourney` with `async with`, `await` and `async for`, on asyncio and trio. One event loop, one client.
+    """`Midjourney` with `async with` and `await`, on asyncio and trio. Each event loop needs a client of its own.
 
     The arguments and errors are those of `Midjourney`.
     """
@@ -241,24 +289,24 @@ class AsyncMidjourney(_Client):
         request_timeout: float = 30.0,
         retries: int = 2,
         max_in_flight: int = 16,
-        **httpx_options: Unpack[AsyncHTTPXOptions],
+        **httpx_options: Unpack[_AsyncOptions],
     ) -> None:
         auth = BearerAuth(api_key)
         del api_key  # tracebacks can show locals
         super().__init__(auth, base_url, request_timeout, retries, max_in_flight)
-        known = AsyncHTTPXOptions.__optional_keys__
-        self._http = httpx.AsyncClient(**self._httpx_options(httpx_options, known, self._read, self._async_judge))
+        known = _AsyncOptions.__optional_keys__
+        self._http = self._open(httpx.AsyncClient, httpx_options, known, self._read, self._async_judge)
         self._generated.set_async_httpx_client(self._http)
 
     async def fetch(self, task_id: str) -> Task:
         """`Midjourney.fetch`, awaited."""
-        import anyio  # noqa: PLC0415  (a third of the time that importing this package takes)
+        import anyio  # noqa: PLC0415  (it comes with httpx, which imports it only when it is needed, as we do)
 
-        check_task_id(task_id)
+        self._check(task_id, self._http.is_closed)
         retry = Retry(self._retries)
         while True:
             try:
-                return await self._look(task_id, self._request_timeout)
+                return await self._look(task_id)
             except MidjourneyError as error:
                 pause = retry.pause(error)
             await anyio.sleep(pause)
@@ -268,16 +316,20 @@ class AsyncMidjourney(_Client):
         await self._http.aclose()
 
     async def __aenter__(self) -> Self:
-        await self._http.__aenter__()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
-    async def _look(self, task_id: str, timeout: float) -> Task:  # noqa: ASYNC109  (httpx's own, for one request)
-        with self._asking(task_id):
-            request = self._http.build_request(**self._request(task_id), timeout=timeout)
-            return self._task(await self._http.send(request, stream=True), task_id)
+    async def _look(self, task_id: str) -> Task:
+        try:
+            request = self._http.build_request(**self._request(task_id))
+            response = await self._http.send(request, stream=True)
+        except Exception as error:  # noqa: BLE001  (as above)
+            failure = self._failure(error, task_id)
+        else:
+            return self._task(response, task_id)
+        raise failure
 
     async def _read(self, response: httpx.Response) -> None:
         body, stream = Body(), cast("httpx.AsyncByteStream", response.stream)

@@ -21,10 +21,14 @@ _SUCCESSES = frozenset(status for status in HTTPStatus if 200 <= status < 300)
 
 
 class MidjourneyError(Exception):
-    """The base of every error that this package raises."""
+    """The base of every error that comes out of a request."""
 
     task_id: str | None = None
     """The id that was asked for, if the error is about one task."""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return f"{text} [task {self.task_id}]" if self.task_id and self.task_id not in text else text
 
     def __reduce__(self) -> tuple[object, ...]:
         # The default calls the class with `args` alone, which one that needs more does not survive.
@@ -72,7 +76,7 @@ class APIResponseError(MidjourneyError):
     request_id: str | None
     """What support asks for: `X-Oneapi-Request-Id`, or the id at the end of the server's words."""
     body: Json
-    """The body: parsed if it is JSON, else as text."""
+    """The body: an object, array, number or null if it is JSON, else its text."""
     retry_after: float | None
     """Seconds that the server asks us to wait, never negative."""
 
@@ -123,7 +127,7 @@ class ServerError(APIResponseError):
 class InvalidResponseError(APIResponseError):
     """An answer that is not this API's: HTML, not JSON, or not a task."""
 
-    _advice = "This is no answer of the task API: the base URL is probably wrong, or a proxy answered."
+    _advice = "This is no answer of the task API: the base URL is wrong, a proxy answered, or it was cut off."
 
 
 _BY_STATUS: dict[int, type[APIResponseError]] = {
@@ -178,10 +182,10 @@ def refusal(status: int, headers: Mapping[str, str], body: Json) -> APIResponseE
     """
     error, advice = _BY_STATUS.get(status, APIResponseError), ""
     if status in _SUCCESSES:
-        if not isinstance(body, str):
+        if status != 204 and not isinstance(body, str):
             return None
         # Empty is what the proxies behind the gateway send for an unknown id.
-        error = InvalidResponseError if body else TaskNotFoundError
+        error = TaskNotFoundError if status == 204 or not body else InvalidResponseError
     elif status < 500 and _says_no_such_task(body):
         error = TaskNotFoundError
     elif 300 <= status < 400:
@@ -189,6 +193,8 @@ def refusal(status: int, headers: Mapping[str, str], body: Json) -> APIResponseE
         advice = f"It redirects to {place}, and redirects are not followed: check the base URL."
     elif status == 404 and (_error_type(body) == "invalid_request_error" or _is_html(headers, body)):
         error = InvalidResponseError
+    elif status == 404:
+        advice = "Nothing is there: check the base URL."
     elif 500 <= status < 600:
         error = ServerError
     elif not 400 <= status < 500:
@@ -196,12 +202,13 @@ def refusal(status: int, headers: Mapping[str, str], body: Json) -> APIResponseE
     return error(status, headers, body, advice)
 
 
-def task_fields(status: int, headers: Mapping[str, str], body: Json) -> dict[str, Json]:
+def task_fields(status: int, headers: Mapping[str, str], body: Json, task_id: str) -> dict[str, Json]:
     """The body of a successful answer, if it is a task; else raises what it is instead."""
     if isinstance(body, dict) and ("id" in body or "status" in body):
         return body
-    error = TaskNotFoundError if _says_no_such_task(body) else InvalidResponseError
-    raise error(status, headers, body)
+    error = (TaskNotFoundError if _says_no_such_task(body) else InvalidResponseError)(status, headers, body)
+    error.task_id = task_id
+    raise error
 
 
 def quoted(text: str) -> str:
@@ -230,8 +237,8 @@ def _is_html(headers: Mapping[str, str], body: Json) -> bool:
 def _words(body: Json) -> tuple[str | int | None, str]:
     """The server's code and words, from `{"error": {"message": …}}`, `{"code": 4, "description": …}` or text."""
     if isinstance(body, str):
-        title = re.search(r"<title[^>]*>([^<]*)", body, re.IGNORECASE)
-        return None, "" if body.startswith("<") and not title else (title[1] if title else body[:1000]).strip()
+        title = re.search(r"<title[^<>]*>([^<]*)", body[:4000], re.IGNORECASE)
+        return None, title[1].strip() if title else "" if body.startswith("<") else body[:1000].strip()
     code: str | int | None = None
     message = ""
     outer = body if isinstance(body, dict) else {}

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import random
 
+import httpx
 from attrs import define
 
 from .errors import APIConnectionError, APIResponseError, InvalidResponseError, MidjourneyError
 
 
+def is_lasting(cause: BaseException | None) -> bool:
+    """Whether a request failed for a mistake in the program, such as a hook's TypeError, and not for the network."""
+    mistakes = (RuntimeError, TypeError, ValueError, LookupError, AttributeError)
+    return isinstance(cause, (*mistakes, httpx.UnsupportedProtocol, httpx.LocalProtocolError))
+
+
 def is_passing(error: MidjourneyError) -> bool:
     """Whether the next request may well succeed where this one failed.
 
-    Passing are lost connections, time-outs, 408, 429, 5xx, and bodies that are HTML or broken off. A closed client
-    (httpx raises RuntimeError) does not open again.
+    Passing are lost connections, time-outs, 408, 429, 5xx, and bodies that are HTML or broken off.
     """
     if isinstance(error, APIConnectionError):
-        return not isinstance(error.__cause__, RuntimeError)
+        return not is_lasting(error.__cause__)
     if isinstance(error, InvalidResponseError):
         return isinstance(error.body, str)
     return isinstance(error, APIResponseError) and (error.status_code in (408, 429) or error.status_code >= 500)
@@ -34,12 +40,13 @@ class Retry:
     def pause(self, error: MidjourneyError) -> float:
         """Seconds to wait before trying again. Raises the error if it does not pass, or no retry is left.
 
-        A `Retry-After` is obeyed up to 30 s; jitter of up to a half keeps many clients from returning together.
+        A `Retry-After` is obeyed up to 30 s; half a second of jitter keeps many clients from returning together.
         """
         if not self.left or not is_passing(error):
             raise error
         self.left -= 1
-        asked = getattr(error, "retry_after", None) or 0.0
-        pause = max(self.backoff * random.uniform(0.5, 1.0), min(asked, 30.0))  # noqa: S311  (jitter is no secret)
+        asked = error.retry_after if isinstance(error, APIResponseError) else None
+        jitter = random.uniform(0.0, 0.5)  # noqa: S311  (no secret)
+        pause = self.backoff * (0.5 + jitter) if asked is None else max(asked, 0.5) + jitter
         self.backoff = min(self.backoff * 2, 8.0)
-        return pause
+        return min(pause, 30.0)

@@ -6,16 +6,16 @@ import copyreg
 import re
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Self
+from typing import Self, cast
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from anyapi_midjourney_generated import models
-from anyapi_midjourney_generated.types import Unset
+from anyapi_midjourney_generated.types import UNSET, Unset
 
+from .answer import as_int, as_list, as_text
 from .button import Button
-from .errors import ButtonNotFoundError
-from .wire import as_int, as_list, as_text
+from .errors import ButtonNotFoundError, quoted
 
 # A generated model is full of the one object UNSET, and compares with `is`: pickled or copied, it must stay the one.
 copyreg.pickle(Unset, lambda _: "UNSET")
@@ -105,7 +105,7 @@ class Task:
     prompt_en: str | None
     """The proxy's translation; the result, for DESCRIBE."""
     final_prompt: str | None
-    """The prompt as Midjourney showed it; the result, for DESCRIBE and SHORTEN."""
+    """The prompt as Midjourney showed it; of DESCRIBE and SHORTEN the result (midjourney-proxy-plus, `docs/api.md`)."""
     final_prompt_zh: str | None
     """The same in Chinese."""
     description: str | None
@@ -121,7 +121,7 @@ class Task:
     finished_at: datetime | None
     """When it ended, UTC. May be missing on failure."""
     image_url: str | None
-    """The picture of a task that succeeded: one 2 × 2 grid, one picture, or a video. Download it soon."""
+    """The picture of a task that succeeded: one 2 × 2 grid, one picture, or a video. Download it within 24 hours."""
     preview_url: str | None
     """The unfinished picture of a task that has not succeeded. Another address at each look."""
     video_url: str | None
@@ -131,7 +131,7 @@ class Task:
     buttons: tuple[Button, ...]
     """What may be pressed next, in Midjourney's order."""
     raw: models.Task = field(repr=False, eq=False)
-    """The generated model: every field as it was sent, unknown ones too."""
+    """The generated model: every field as it was sent, unknown ones too; `to_dict()` gives JSON."""
 
     @classmethod
     def from_model(cls, task: models.Task, task_id: str = "") -> Self:
@@ -162,7 +162,7 @@ class Task:
             video_url=as_text(task.video_url),
             video_urls=tuple(url for url in videos if url),
             buttons=tuple(b for b in buttons if b.custom_id or b.label or b.emoji),
-            raw=task,
+            raw=_exportable(task),
         )
 
     @property
@@ -202,14 +202,34 @@ class Task:
         found = [b for b in self.buttons if _plain(key) in {_plain(b.label), _plain(b.emoji), _plain(b.name)} - {""}]
         if len(found) == 1:
             return found[0]
-        there = ", ".join(b.name for b in self.buttons) or "none"
-        error = ButtonNotFoundError(f"{len(found) or 'no'} buttons are called {key!r}. There are: {there}")
+        there = ", ".join(quoted(b.name) for b in self.buttons[:50]) or f"none, and the task is {quoted(self.status)}"
+        error = ButtonNotFoundError(f"{len(found) or 'No'} buttons are called {quoted(str(key))}. There are: {there}")
         error.task_id = self.id
         raise error
 
 
-def _plain(name: str | None) -> str:
-    return (name or "").replace("\ufe0f", "")  # the selector that makes 🖌 a 🖌️, which keyboards leave out
+def _exportable(task: models.Task) -> models.Task:
+    # The generated `to_dict` fails on a list that the generated `from_dict` could not convert. Among the unknown fields
+    # it comes out as it went in.
+    lists: dict[str, object] = {"buttons": task.buttons, "videoUrls": task.video_urls}
+    unconverted = {
+        name: items
+        for name, items in lists.items()
+        if isinstance(items, list) and not all(hasattr(item, "to_dict") for item in cast("list[object]", items))
+    }
+    if not unconverted:
+        return task
+    twin = evolve(
+        task,
+        buttons=UNSET if "buttons" in unconverted else task.buttons,
+        video_urls=UNSET if "videoUrls" in unconverted else task.video_urls,
+    )
+    twin.additional_properties = {**task.additional_properties, **unconverted}
+    return twin
+
+
+def _plain(name: object) -> str:
+    return str(name or "").replace("\ufe0f", "")  # the selector that makes 🖌 a 🖌️, which keyboards leave out
 
 
 def _percent(value: object) -> int | None:
