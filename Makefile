@@ -2,7 +2,6 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 READY := .venv/.ready
-CORRECTED := build/openapi.json
 
 .DEFAULT_GOAL := help
 .PHONY: help demo generate drift lint types test check bench clean
@@ -13,13 +12,11 @@ help:  ## Show this list
 demo: $(READY)  ## Fetch the vendor's example task from the embedded server
 	@python examples/demo.py
 
-generate: $(CORRECTED)  ## Make generated/ anew from openapi.yaml
-	$(call make_client,build/new)
-	@rm -rf build/old && mv generated build/old && mv build/new generated
+generate: $(READY)  ## Make generated/ anew from openapi.yaml
+	$(call make_client,rm -rf build/old; [ ! -d generated ] || mv generated build/old; mv build/new generated)
 
-drift: $(CORRECTED)  ## Fail if generated/ is not exactly what openapi.yaml yields
-	$(call make_client,build/drift)
-	@diff --recursive --exclude __pycache__ generated build/drift
+drift: $(READY)  ## Fail if generated/ is not exactly what openapi.yaml yields
+	$(call make_client,diff --recursive --exclude __pycache__ generated build/new)
 
 lint: $(READY)  ## Check style and format
 	@ruff check
@@ -41,20 +38,20 @@ bench: $(READY)  ## Measure against plain httpx, the generated client and runway
 clean:  ## Remove all that was installed or built here
 	@rm -rf .venv build
 
-# Writes a client from the corrected document into the folder $(1), or stops.
+# Corrects the document, generates build/new from it and does what is given with that, or stops. One at a time.
 define make_client
-	@rm -rf $(1)
-	@openapi-python-client generate --path $(CORRECTED) --config generator-config.yml --meta none \
-		--output-path $(1)/anyapi_midjourney_generated --fail-on-warning
+	@mkdir -p build && mkdir build/lock 2>/dev/null || { \
+		echo "build/lock is there: the client is being made already; if that was broken off, remove it." >&2; exit 1; }; \
+	trap 'rmdir build/lock' EXIT; trap 'exit 130' INT TERM; set -e; rm -rf build/new; \
+	python overlays/apply_overlay.py openapi.yaml overlays/openapi.overlay.yaml build/openapi.json; \
+	openapi-python-client generate --path build/openapi.json --config generator-config.yml --meta none \
+		--output-path build/new/anyapi_midjourney_generated --fail-on-warning || { \
+		echo "openapi.yaml: no client can be generated from it, for the reason above; generated/ is untouched." >&2; exit 1; }; \
+	$(1)
 endef
 
-# Laid on anew each time: what made a file older or newer is not this Makefile's to know.
-.PHONY: $(CORRECTED)
-$(CORRECTED): $(READY)
-	@mkdir -p build
-	@python overlays/apply_overlay.py openapi.yaml overlays/openapi.overlay.yaml $@
-
 $(READY): pyproject.toml constraints.txt
+	@echo "Installing what this needs into .venv/ (once, about a minute)"
 	@$(PYTHON) -m venv .venv
 	@pip install --quiet --constraint constraints.txt pip
 	@pip install --quiet --constraint constraints.txt --editable '.[sandbox]' --group dev

@@ -12,7 +12,6 @@ from typing import TypeAlias, cast
 
 from jsonpath import JSONPathEnvironment, JSONPathError, JSONPathMatch
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 Object: TypeAlias = dict[str, Json]
@@ -28,7 +27,9 @@ def load(path: Path) -> Object:
         text = path.read_text(encoding="utf-8")
         loaded = cast("object", YAML(typ="safe").load(text))  # pyright: ignore[reportUnknownMemberType]  (untyped)
         document = cast("Json", json.loads(json.dumps(loaded, default=str)))
-    except (OSError, YAMLError, ValueError, TypeError, RecursionError) as error:
+    except OSError as error:
+        raise OverlayError(f"{path}: {error.strerror}") from error
+    except Exception as error:  # the YAML library has many
         raise OverlayError(f"{path}: cannot be read as YAML. {error}") from error
     if not isinstance(document, dict):
         found = "nothing" if document is None else f"one {type(document).__name__}"
@@ -67,7 +68,7 @@ def apply(action: Object, document: Object) -> None:
         return
     if not matches:
         raise OverlayError(
-            "selects nothing. If the vendor has repaired this fault, delete the action; "
+            "selects nothing. If the vendor has repaired that fault, delete the action; "
             f"if the fault has moved, mend its target: {target}"
         )
     update = action.get("update")
@@ -104,9 +105,9 @@ def main(source: str, overlay: str, output: str) -> None:
     """Writes the corrected document, or says why not and exits with 1."""
     try:
         document = apply_overlay(Path(source), Path(overlay))
-    except OverlayError as error:
+        Path(output).write_text(json.dumps(document, indent=1), encoding="utf-8")
+    except (OverlayError, OSError) as error:
         sys.exit(str(error))
-    Path(output).write_text(json.dumps(document, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -78,6 +78,7 @@ def check(shell: Shell, status: int, headers: dict[bytes, bytes], *chunks: bytes
         result = error
     else:
         assert isinstance(result, Task)
+        result.raw.to_dict()
         assert isinstance(result.id, str)
         for button in result.buttons:
             assert isinstance(button, Button)
@@ -105,9 +106,10 @@ FAULTS = st.sampled_from(
 )
 
 
+@pytest.mark.parametrize("name", ["sync", "trio"])
 @settings(max_examples=EXAMPLES // 4, deadline=None)
-@given(STATUSES, HEADERS, st.lists(st.binary(), max_size=3), FAULTS)
+@given(status=STATUSES, headers=HEADERS, chunks=st.lists(st.binary(), max_size=3), fault=FAULTS)
 def test_any_answer_that_breaks_off_is_a_midjourney_error(
-    status: int, headers: dict[bytes, bytes], chunks: list[bytes], fault: Exception
+    name: str, status: int, headers: dict[bytes, bytes], chunks: list[bytes], fault: Exception
 ) -> None:
-    check(Shell("sync"), status, headers, *chunks, fault)
+    check(Shell(name), status, headers, *chunks, fault)

@@ -7,18 +7,20 @@ import json
 import pickle
 import socket
 import threading
-import warnings
 import zlib
 from collections.abc import Callable
 from typing import Any
 
 import anyio
+import anyio.abc
+import anyio.lowlevel
 import httpx
 import pytest
 from pytest_httpx import HTTPXMock
 
 from anyapi_midjourney import (
     AsyncMidjourney,
+    AuthenticationError,
     ConfigurationError,
     InvalidResponseError,
     Midjourney,
@@ -30,6 +32,7 @@ from anyapi_midjourney import (
 )
 from anyapi_midjourney_generated import AuthenticatedClient, models
 from anyapi_midjourney_generated.api.tasks import fetch_task
+from anyapi_midjourney_generated.errors import UnexpectedStatus
 from shells import EXAMPLE, KEY, TASK_ID, URL, Shell, Stream, reply
 
 Answer = Callable[[httpx.Request], httpx.Response]
@@ -127,11 +130,24 @@ def test_transport_errors_stay_those_of_httpx_in_generated() -> None:
         fetch_task.sync(TASK_ID, client=mj.generated)
 
 
+def test_the_generated_client_of_the_wrong_kind_is_loud_and_has_the_key() -> None:
+    async def run(client: AuthenticatedClient) -> object:
+        async with client:
+            return await fetch_task.asyncio(client=client, task_id=sandbox.EXAMPLE_ID)
+
+    with sandbox.serve() as base_url, Midjourney(sandbox.API_KEY, base_url=base_url) as mj:
+        assert anyio.run(run, mj.generated) is not None
+        with mj.generated.with_headers({"X-Test": "1"}) as copied, pytest.raises(UnexpectedStatus):
+            fetch_task.sync("unknown", client=copied)
+
+
 # Options
 
 
 @pytest.mark.parametrize("client", [Midjourney, AsyncMidjourney])
-@pytest.mark.parametrize("key", ["", "  ", "Bearer", "Bearer ", "sk-a b", "sk-a\nb", "sk-a\x00", "sk-é", "sk-\x7f", 7])
+@pytest.mark.parametrize(
+    "key", ["", "  ", "Bearer", "Bearer ", "sk-a b", "sk-a\nb", "sk-a\x00", "sk-é", "sk-\x7f", 7, b"sk-a"]
+)
 def test_a_key_that_cannot_be_sent_is_refused_and_not_shown(client: type, key: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"api_key=…, or set .* ANYAPI_API_KEY") as info:
         client(key)
@@ -182,6 +198,10 @@ def test_the_key_of_the_environment_is_read_when_the_client_is_made(monkeypatch:
         "https://x.example:99999",
         "http://[",
         "https://\x00",
+        "https://x.example:0",
+        "https://a/\ud800",
+        "https://xn--/",
+        "https://xn--a.com",
         7,
     ],
 )
@@ -221,7 +241,11 @@ def test_a_key_over_plain_http_warns_where_the_client_is_made() -> None:
 def test_options_are_a_closed_list(client: Any) -> None:
     with pytest.raises(TypeError, match="follow_redirects"):
         client(KEY, follow_redirects=True)
-    for wrong in ({"request_timeout": 0}, {"retries": -1}, {"max_in_flight": 0}):
+    wrongs: list[dict[str, Any]] = [
+        *({"request_timeout": 0}, {"request_timeout": None}, {"request_timeout": float("inf")}),
+        *({"retries": -1}, {"retries": 2.5}, {"retries": "2"}, {"max_in_flight": 0}, {"max_in_flight": None}),
+    ]
+    for wrong in wrongs:
         with pytest.raises(ConfigurationError):
             client(KEY, **wrong)
 
@@ -229,9 +253,71 @@ def test_options_are_a_closed_list(client: Any) -> None:
 def test_options_reach_httpx(monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
     monkeypatch.setattr(httpx, "Client", given.update)
+    Midjourney(KEY, max_in_flight=3)
+    assert given["limits"] == httpx.Limits(max_connections=3, max_keepalive_connections=3, keepalive_expiry=60.0)
+    assert given["timeout"] == httpx.Timeout(30.0, pool=None)
+    assert given["headers"]["Accept-Encoding"] == "gzip, deflate"
     limits = httpx.Limits(max_connections=1)
     Midjourney(KEY, proxy="http://localhost:1", verify=False, limits=limits, trust_env=False, http2=False)
-    assert given.items() >= {"proxy": "http://localhost:1", "verify": False, "limits": limits, "timeout": 30.0}.items()
+    assert given.items() >= {"proxy": "http://localhost:1", "verify": False, "limits": limits}.items()
+
+
+def test_what_httpx_refuses_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigurationError, match="httpx refuses the options"):
+        Midjourney(KEY, proxy="nonsense")
+    monkeypatch.setenv("https_proxy", "foo://x")
+    with pytest.raises(ConfigurationError, match="proxies of the environment"):
+        AsyncMidjourney(KEY)
+
+
+def test_proxies_of_the_environment_work(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bytes] = []
+
+    def proxy(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            asked.append(connection.recv(65536).partition(b" HTTP")[0])
+            connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{"id":"1"}')
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=proxy, args=(listener,))
+        thread.start()
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        with pytest.warns(UserWarning, match="unencrypted"):
+            shell.fetch(reply(), transport=None, base_url="http://anyapi.invalid")
+        thread.join()
+    assert asked == [f"GET http://anyapi.invalid/mj/task/{TASK_ID}/fetch".encode()]
+
+
+def test_no_more_requests_are_under_way_than_allowed() -> None:
+    most = now = 0
+
+    async def serve(stream: anyio.abc.ByteStream) -> None:
+        nonlocal most, now
+        async with stream:
+            with contextlib.suppress(anyio.EndOfStream):
+                while await stream.receive():
+                    now += 1
+                    most = max(most, now)
+                    await anyio.lowlevel.checkpoint()
+                    now -= 1
+                    await stream.send(b'HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{"id":"1"}')
+
+    async def main() -> None:
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        async with listener, anyio.create_task_group() as group:
+            group.start_soon(listener.serve, serve)
+            async with (
+                AsyncMidjourney(KEY, base_url=f"http://127.0.0.1:{port}", max_in_flight=3) as mj,
+                anyio.create_task_group() as fetches,
+            ):
+                for _ in range(20):
+                    fetches.start_soon(mj.fetch, TASK_ID)
+            group.cancel_scope.cancel()
+
+    anyio.run(main)
+    assert 1 <= most <= 3
 
 
 @pytest.mark.parametrize("client", [Midjourney, AsyncMidjourney])
@@ -261,6 +347,28 @@ def test_hooks_of_the_caller_see_every_answer_read_and_none_with_the_key() -> No
     assert seen == [URL, '{"id": "1"}', URL, "wrong key [key]"]
 
 
+def test_hooks_of_the_async_client_are_awaited_in_the_same_place() -> None:
+    seen: list[str] = []
+
+    async def after(response: httpx.Response) -> None:
+        seen.append((await response.aread()).decode())
+
+    async def run() -> None:
+        transport = httpx.MockTransport(reply(f"wrong key {KEY}", 401))
+        async with AsyncMidjourney(KEY, transport=transport, event_hooks={"response": [after]}) as mj:
+            with pytest.raises(AuthenticationError):
+                await mj.fetch(TASK_ID)
+
+    anyio.run(run)
+    assert seen == ["wrong key [key]"]
+
+
+def test_a_hook_may_raise_for_status(pauses: list[float]) -> None:
+    with pytest.raises(AuthenticationError):
+        Shell("sync").fetch(reply("", 401), event_hooks={"response": [httpx.Response.raise_for_status]}, retries=2)
+    assert pauses == []
+
+
 # Ids
 
 
@@ -272,7 +380,7 @@ def test_what_cannot_be_an_id_is_refused_before_any_request(task_id: Any, shell:
     def answer(_: httpx.Request) -> httpx.Response:
         raise AssertionError
 
-    with pytest.raises(ConfigurationError, match="A task id is a string"):
+    with pytest.raises(ConfigurationError, match="A task id is"):
         shell.fetch(answer, task_id)
 
 
@@ -320,10 +428,20 @@ def test_a_refusal_is_final(fault: Answer, shell: Shell, pauses: list[float]) ->
     assert pauses == []
 
 
-@pytest.mark.parametrize(("asked", "pause"), [("7", 7.0), ("3600", 30.0), ("30", 30.0)])
-def test_retry_after_is_obeyed_up_to_half_a_minute(asked: str, pause: float, shell: Shell, pauses: list[float]) -> None:
+@pytest.mark.parametrize(("asked", "least", "most"), [("7", 7, 7.5), ("0", 0.5, 1), ("3600", 30, 30), ("30", 30, 30)])
+def test_retry_after_is_obeyed_up_to_half_a_minute(
+    asked: str, least: float, most: float, shell: Shell, pauses: list[float]
+) -> None:
     shell.fetch(sequence(reply("", 429, retry_after=asked), reply()), retries=1)
-    assert pauses == [pause]
+    (pause,) = pauses
+    assert least <= pause <= most
+
+
+@pytest.mark.parametrize("headers", [{}, {"retry_after": "7"}])
+def test_no_two_clients_return_together(headers: dict[str, str], pauses: list[float]) -> None:
+    for _ in range(20):
+        Shell("sync").fetch(sequence(reply("", 429, **headers), reply()), retries=1)
+    assert len(set(pauses)) > 10
 
 
 def test_pauses_grow_no_further_than_eight_seconds(pauses: list[float]) -> None:
@@ -336,9 +454,16 @@ def test_pauses_grow_no_further_than_eight_seconds(pauses: list[float]) -> None:
 def test_a_closed_client_says_so_at_once(pauses: list[float]) -> None:
     mj = Midjourney(KEY)
     mj.close()
-    with pytest.raises(MidjourneyError, match="has been closed"):
+    with pytest.raises(ConfigurationError, match="closed: make a new one"):
         mj.fetch(TASK_ID)
     assert pauses == []
+
+
+def test_with_may_come_after_the_first_fetch() -> None:
+    mj = Midjourney(KEY, transport=httpx.MockTransport(reply()))
+    mj.fetch(TASK_ID)
+    with mj:
+        mj.fetch(TASK_ID)
 
 
 # Bodies
@@ -433,6 +558,4 @@ def test_bytes_that_are_no_utf8_and_half_characters_are_replaced(shell: Shell) -
 
 
 def test_cookies_of_a_hostile_server_are_harmless(shell: Shell) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        shell.fetch(reply(EXAMPLE, set_cookie="a=b; expires=99999999999999999999; domain=[; max-age=x"))
+    shell.fetch(reply(EXAMPLE, set_cookie="a=b; expires=99999999999999999999; domain=[; max-age=x"))

@@ -1,6 +1,5 @@
 """From the document to the client: each change of the document works, or stops with what to do, and loses nothing."""
 
-import filecmp
 import json
 import os
 import re
@@ -48,6 +47,11 @@ OTHERS = """\
                 properties: {code: {type: integer}, status: {type: string, enum: [a, b]}, result: {type: string}}
                 required: [code]
       x-run-in-apifox: https://app.apifox.com/web/project/5443236/apis/api-232421940-run
+  /mj/task/{task_id}/image:
+    parameters: [{name: task_id, in: path, required: true, schema: {type: string}}]
+    get:
+      tags: [绘画模型/Midjourney]
+      responses: {'200': {description: '', content: {application/json: {schema: {type: object, properties: {}}}}}}
   /mj/submit/action:
     post:
       summary: 执行动作
@@ -157,22 +161,29 @@ def test_the_vendors_other_operations_get_modules_of_their_own(checkout: Checkou
         assert [name for name in ours if theirs.get(name) != ours[name]] == ["models/__init__.py"]
         modules = {Path(name).name for name in theirs.keys() - ours.keys() if name.startswith("api/")}
         assert modules >= {"post_mj_submit_imagine.py", "post_mj_submit_action.py"}
-        assert len(modules) == 4  # and the other GET, and the package
+        assert len(modules) == 5  # and the other GETs, and the package
 
 
 def test_a_new_field_becomes_an_attribute_that_may_be_null(checkout: Checkout) -> None:
-    document = edited(lambda operation, _: fields(operation).update(seed={"type": "string"}))
+    new = ("seed", "enum", "const")
+    document = edited(lambda operation, _: fields(operation).update({name: {"type": "string"} for name in new}))
     assert checkout.make("generate", document).returncode == 0
-    assert "seed: None | str | Unset = UNSET" in (checkout.generated / "models/task.py").read_text()
+    for name in new:
+        assert f"{name}: None | str | Unset = UNSET" in (checkout.generated / "models/task.py").read_text()
 
 
 def test_an_enum_can_be_taken_out_by_an_action_before_the_check(checkout: Checkout) -> None:
     overlay = checkout.folder / "overlays" / "openapi.overlay.yaml"
-    before, check, after = overlay.read_text(encoding="utf-8").rpartition("\n  - target: ")
+    start = "\n  - target: >-\n      $.paths['/mj/task/{task_id}/fetch']"
+    before, check, after = overlay.read_text(encoding="utf-8").partition(start)
     fields_of_ours = (
         "$.paths['/mj/task/{task_id}/fetch'].get.responses['200'].content['application/json'].schema.properties"
     )
-    removal = f"\n  - target: {fields_of_ours}.status.enum\n    description: The server sends words of its own.\n    remove: true\n"
+    removal = f"""
+  - target: {fields_of_ours}.status.enum
+    description: The server sends words of its own.
+    remove: true
+"""
     overlay.write_text(before + removal + check + after, encoding="utf-8")
     result = checkout.make("generate", edited(status_enum))
     assert result.returncode == 0, result.stderr
@@ -224,6 +235,15 @@ def moved_schema(operation: dict[str, Any], document: dict[str, Any]) -> None:
     operation["responses"]["200"]["content"]["application/json"]["schema"] = {"$ref": "#/components/schemas/Task"}
 
 
+def converted(operation: dict[str, Any], _: object) -> None:
+    fields(operation)["submitTime"] = {"type": "string", "format": "date-time"}
+
+
+def other_content(operation: dict[str, Any], _: object) -> None:
+    content = operation["responses"]["200"]["content"]
+    operation["responses"]["200"]["content"] = {"text/html": {"schema": {"type": "string"}}, **content}
+
+
 def both_names(operation: dict[str, Any], _: object) -> None:
     operation.update({"summary": "查询", "x-run-in-apifox": f"{APIFOX}-2"})
 
@@ -249,7 +269,7 @@ def twice(_: object, document: dict[str, Any]) -> None:
         (edited(lambda o, _: fields(o).pop("buttons")), r"action \d+ .*The button's schema has no name"),
         (
             edited(status_enum),
-            r"action \d+ .*A field of our response became an enum.*is there: \$\['paths'\].*\['properties'\]\['status'\]$",
+            r"action \d+ .*A field of our response became an enum.*is there: \$\['paths'\].*\['status'\]$",
         ),
         (
             edited(deep_enum),
@@ -259,13 +279,17 @@ def twice(_: object, document: dict[str, Any]) -> None:
             edited(moved_schema),
             r"action \d+ .*Our response refers to a schema that stands elsewhere.*is there: .*\['schema'\]$",
         ),
-        (edited(both_names), r"action \d+ .*selects nothing"),
+        (edited(lambda o, _: fields(o)["status"].update(const="SUCCESS")), r"an enum, a const.*is there: .*'status'"),
+        (edited(converted), r"of a format that generated code converts.*is there: .*'submitTime'"),
+        (edited(other_content), r"Our response has another content type, too.*is there: .*\['text/html'\]$"),
+        (edited(both_names), r"action 1 .*Finds the operation.*if the vendor has changed both, put the new ones into"),
         (edited(twice), r"action \d+ .*must copy one node, not 2"),
         (DOCUMENT[:3000] + "\n  - : : {", "cannot be read as YAML"),
         (DOCUMENT.replace("info:", "info:\n\tx: 1"), "cannot be read as YAML"),
         (DOCUMENT + "paths: {}\n", "cannot be read as YAML"),
         (b"\xff\xfe\x00", "cannot be read as YAML"),
         ("a: &a [*a]", "cannot be read as YAML"),
+        ("a: !!bool abc", "cannot be read as YAML"),
         ("", "not an OpenAPI document; it holds nothing"),
         ("<!doctype html>\n<html>\n<title>x</title>\n</html>\n", "openapi.yaml: "),
         ("just words", "not an OpenAPI document; it holds one str"),
@@ -282,6 +306,35 @@ def test_a_document_that_no_longer_fits_stops_with_what_to_do(
     assert message.startswith("openapi.yaml: ")
     assert re.search(says, message)
     assert "Traceback" not in result.stderr
+    assert checkout.unchanged()
+
+
+def test_a_missing_document_is_said_to_be_missing(checkout: Checkout) -> None:
+    (checkout.folder / "generator-config.yml").rename(checkout.folder / "openapi.yaml")
+    (checkout.folder / "openapi.yaml").unlink()
+    command = [sys.executable, "overlays/apply_overlay.py", "openapi.yaml", "overlays/openapi.overlay.yaml", "out.json"]
+    result = subprocess.run(command, cwd=checkout.folder, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (1, "openapi.yaml: No such file or directory\n")
+
+
+def test_what_only_the_generator_refuses_names_the_document(checkout: Checkout) -> None:
+    result = checkout.make("generate", DOCUMENT.replace("version: 1.0.0", "version: 1.0"))
+    assert result.returncode != 0
+    assert "openapi.yaml: no client can be generated from it" in result.stderr
+    assert checkout.unchanged()
+
+
+def test_a_client_that_is_gone_is_made_again(checkout: Checkout) -> None:
+    shutil.rmtree(checkout.folder / "generated")
+    assert checkout.make("generate").returncode == 0
+    assert checkout.unchanged()
+
+
+def test_the_client_is_made_by_one_at_a_time(checkout: Checkout) -> None:
+    (checkout.folder / "build" / "lock").mkdir(parents=True)
+    result = checkout.make("generate")
+    assert result.returncode != 0
+    assert "build/lock is there" in result.stderr
     assert checkout.unchanged()
 
 
@@ -304,17 +357,10 @@ def test_what_the_generator_warns_of_stops_too(checkout: Checkout) -> None:
 
 
 def test_the_corrected_document_is_valid_and_no_other_is_touched(checkout: Checkout) -> None:
-    assert checkout.make("build/openapi.json").returncode == 0
+    assert checkout.make("generate").returncode == 0
     document = json.loads((checkout.folder / "build/openapi.json").read_text(encoding="utf-8"))
     openapi_spec_validator.validate(document)
     assert list(document["paths"]) == ["/mj/task/{task_id}/fetch"]
     assert document["servers"][0]["url"] == BASE_URL
     examples = document["paths"]["/mj/task/{task_id}/fetch"]["get"]["responses"]["200"]["content"]["application/json"]
     assert examples["examples"]["1"]["value"] == EXAMPLE
-
-
-def test_the_document_is_the_vendors_byte_for_byte() -> None:
-    shared = ROOT.parent / "shared" / "vendor-fetch.yaml"
-    if not shared.exists():
-        pytest.skip("the vendor's file stands beside the checkout only where it is maintained")
-    assert filecmp.cmp(ROOT / "openapi.yaml", shared, shallow=False)

@@ -49,6 +49,9 @@ def caught(shell: Shell, answer: Any) -> Any:
         (200, "{", InvalidResponseError),
         (200, HTML, InvalidResponseError),
         (200, " \n", TaskNotFoundError),
+        (200, '""', InvalidResponseError),
+        (204, "x", TaskNotFoundError),
+        (204, EXAMPLE, TaskNotFoundError),
         (200, {"code": 1, "data": {"id": "1"}}, InvalidResponseError),
         (200, {"code": 4, "description": "任务不存在", "result": None}, TaskNotFoundError),
         (200, {"code": True}, InvalidResponseError),
@@ -148,7 +151,9 @@ def test_a_redirect_names_its_host_and_is_not_followed(shell: Shell) -> None:
         asked.append(request.url.host)
         return httpx.Response(302, headers={"location": "https://evil.example/login?key=1"})
 
-    assert "https://evil.example/login" in str(caught(shell, answer))
+    text = str(caught(shell, answer))
+    assert "https://evil.example/login" in text
+    assert "key=1" not in text
     assert asked == ["www.anyapi.vip"]
 
 
@@ -171,6 +176,7 @@ def test_what_a_terminal_obeys_is_not_in_the_text(shell: Shell) -> None:
         (httpx.ReadTimeout("late"), APITimeoutError),
         (httpx.PoolTimeout("late"), APITimeoutError),
         (OSError("anything"), APIConnectionError),
+        (TimeoutError("anything"), APITimeoutError),
         (KeyError("anything"), APIConnectionError),
     ],
 )
@@ -189,6 +195,33 @@ def test_no_answer_is_a_connection_error(cause: Exception, error: type, shell: S
         assert "www.anyapi.vip" in str(failure)
         assert vars(failure)["task_id"] == TASK_ID
         assert failure.__cause__ is cause
+
+
+def test_an_error_that_is_its_own_cause_comes_out(shell: Shell) -> None:
+    def circle(_: httpx.Request) -> httpx.Response:
+        first, second = KeyError("first"), KeyError("second")
+        first.__cause__, second.__context__ = second, first
+        raise first
+
+    assert type(caught(shell, circle)) is APIConnectionError
+
+
+def test_a_mistake_in_the_program_is_not_called_a_fault_of_the_network(shell: Shell, pauses: list[float]) -> None:
+    def mistaken(_: httpx.Request) -> httpx.Response:
+        raise TypeError("a hook's")
+
+    with pytest.raises(APIConnectionError, match=r"no fault of the network"):
+        shell.fetch(mistaken, retries=2)
+    assert pauses == []
+
+
+def test_a_page_made_to_be_slow_to_read_is_not(shell: Shell) -> None:
+    assert caught(shell, reply("<title" * 10**6, 502)).message == ""
+    assert len(caught(shell, reply(f"<title>{'x' * 10**6}</title>", 502)).message) <= 4000
+
+
+def test_the_text_of_an_error_names_its_task(shell: Shell) -> None:
+    assert str(caught(shell, reply("", 500))).endswith(f"[task {TASK_ID}]")
 
 
 def every_error() -> list[MidjourneyError]:

@@ -1,5 +1,6 @@
 """The key is shown nowhere and sent to its own origin only: a canary is planted, and searched for in what comes out."""
 
+import contextlib
 import json
 import logging
 import pickle
@@ -14,10 +15,11 @@ from typing import Any
 import httpx
 import pytest
 
-from anyapi_midjourney import AsyncMidjourney, Midjourney, MidjourneyError, Task
+from anyapi_midjourney import AsyncMidjourney, ConfigurationError, Midjourney, MidjourneyError, Task
 from anyapi_midjourney.auth import BearerAuth
 from shells import EXAMPLE, KEY, ROOT, URL, Shell, Stream, reply
 
+BARE = KEY.removeprefix("sk-")  # what the gateway looks up, and its database may complain of
 HIDDEN = json.dumps(KEY)[1:-1].replace("k", "\\u006b")  # as a hostile server would escape it
 
 
@@ -36,6 +38,9 @@ def shown(value: object) -> Iterator[str]:
             for frame, _ in traceback.walk_tb(link.__traceback__):
                 if not Path(frame.f_code.co_filename).is_relative_to(ROOT / "tests"):
                     yield f"{frame.f_code.co_qualname} {frame.f_locals!r}"
+            yield repr(vars(link))
+            with contextlib.suppress(RuntimeError):
+                yield repr(link.request.headers.raw if isinstance(link, httpx.RequestError) else None)
             link = link.__cause__ or link.__context__
 
 
@@ -56,13 +61,33 @@ def breaks_off(message: str) -> Any:
     return answer
 
 
-def fails(message: str) -> Any:
-    """A transport that fails with the key in its words."""
+def fails(error: BaseException) -> Any:
+    """A transport that fails."""
 
     def answer(_: httpx.Request) -> httpx.Response:
-        raise RuntimeError(message)
+        raise error
 
     return answer
+
+
+def says(reason: str) -> Any:
+    """A server with a reason phrase of its own."""
+    return lambda _: httpx.Response(401, extensions={"reason_phrase": reason.encode()}, stream=Stream(b""))  # pyright: ignore[reportUnknownLambdaType, reportUnknownVariableType]
+
+
+class UnshowableError(Exception):
+    """An error that fails when it is shown."""
+
+    def __str__(self) -> str:
+        raise RuntimeError(KEY)
+
+
+def noted() -> Exception:
+    """An error whose note, cause and context hold the key."""
+    error, cause = ValueError("harmless"), ValueError("harmless")
+    error.add_note(KEY)
+    error.__cause__, cause.__context__ = cause, OSError(5, KEY)
+    return error
 
 
 ANSWERS = [
@@ -78,12 +103,28 @@ ANSWERS = [
             f"<title>{KEY}</title>",
             f"{KEY} and no more",
             [KEY],
+            {"error": {"message": f"token key='{BARE}' not found", "code": 1}},
+            f"no row for {BARE}",
         )
     ],
     reply("", 401, x_oneapi_request_id=KEY, retry_after=KEY),
     reply("", 302, location=f"https://evil.example/{KEY}?{KEY}"),
     breaks_off(f"after {KEY}"),
-    fails(f"Illegal header value b'Bearer {KEY}'"),
+    says(f"Invalid {KEY}"),
+    *map(
+        fails,
+        [
+            RuntimeError(f"Illegal header value b'Bearer {KEY}'"),
+            OSError(5, f"bad {KEY}"),
+            ConnectionResetError(104, KEY),
+            ValueError(KEY.encode()),
+            ValueError({"authorization": KEY}),
+            httpx.ConnectError("x", request=httpx.Request("GET", URL, headers={"Authorization": KEY})),
+            ExceptionGroup("several", [ValueError(KEY)]),
+            UnshowableError(),
+            noted(),
+        ],
+    ),
 ]
 
 
@@ -91,9 +132,9 @@ ANSWERS = [
 def test_an_echoed_key_is_shown_nowhere(number: int, shell: Shell, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     result = outcome(shell, ANSWERS[number])
-    everything = "\n".join((*shown(result), caplog.text))
-    assert KEY not in everything
-    assert KEY.removeprefix("sk-") not in everything
+    logged = [record.getMessage() for record in caplog.records if record.name.startswith("anyapi")]
+    everything = "\n".join((*shown(result), *logged))
+    assert BARE not in everything
 
 
 def test_an_echoed_key_is_replaced_by_a_word(shell: Shell) -> None:
@@ -112,6 +153,16 @@ def test_a_key_that_json_escapes_is_found_too(key: str, shell: Shell) -> None:
 
 def test_a_short_word_for_a_key_changes_no_task(shell: Shell) -> None:
     assert shell.fetch(reply(), api_key="pig").prompt == "pig --v 6.1"
+    prompt = "a desk-test of task-test, but sk-test"
+    assert shell.fetch(reply({"id": "1", "prompt": prompt}), api_key="sk-test").prompt == prompt[:-7] + "[key]"
+    assert shell.fetch(reply({"id": "1", "prompt": prompt}), api_key="sk-").prompt == prompt
+
+
+def test_a_key_in_the_place_of_an_id_is_not_sent(shell: Shell) -> None:
+    for given in (KEY, BARE, f"Bearer {KEY}"):
+        with pytest.raises(ConfigurationError, match="is an API key") as caught:
+            shell.fetch(fails(AssertionError()), given)
+        assert BARE not in f"{caught.value!r} {vars(caught.value)}"
 
 
 @pytest.mark.parametrize("key", [f"{KEY}\n{KEY}", f"{KEY} {KEY}", f"{KEY}é"])

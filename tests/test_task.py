@@ -1,6 +1,7 @@
 """Tasks: what a model of odd values becomes."""
 
 import copy
+import json
 import pickle
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -77,6 +78,12 @@ def test_a_number_for_a_text_is_its_text() -> None:
     assert (task(id=1730621826053455).id, task(prompt=7).prompt, task(state=1.5).state) == (TASK_ID, "7", "1.5")
 
 
+def test_what_is_no_number_is_no_text() -> None:
+    nan = json.loads('{"id": NaN, "prompt": 1e999, "progress": -Infinity, "submitTime": NaN}')
+    odd = task(**nan)
+    assert (odd.id, odd.prompt, odd.progress, odd.submitted_at) == (TASK_ID, None, None, None)
+
+
 @pytest.mark.parametrize("word", ["PAUSED", "FAILED", "completed", "任务"])
 def test_a_word_that_is_not_listed_is_kept_and_is_no_end(word: str) -> None:
     unknown = task(status=word, action=word)
@@ -130,13 +137,17 @@ def test_the_end_of_a_signed_address_is_read(url: str, expires: datetime | None)
 
 def test_videos_are_read_whatever_stands_between_them() -> None:
     videos = task(videoUrl="https://cdn/v.mp4", videoUrls=[{"url": "https://cdn/0.mp4"}, None, {}, "x", {"url": 5}])
+    assert videos.raw.to_dict()["videoUrls"][-2] == "x"
     assert (videos.video_url, videos.video_urls) == ("https://cdn/v.mp4", ("https://cdn/0.mp4", "5"))
 
 
 @pytest.mark.parametrize("bad", [None, 5, "U2", [], {}, {"customId": ["x"]}])
 def test_a_bad_button_loses_no_other(bad: object) -> None:
     first, *others = EXAMPLE["buttons"]
-    assert task(buttons=[first, bad, *others]).buttons == task().buttons
+    mixed = [first, bad, *others]
+    assert task(buttons=mixed).buttons == task().buttons
+    if bad != []:  # which the generated code takes for an empty button
+        assert task(buttons=mixed, videoUrls=["x"]).raw.to_dict()["buttons"] == mixed
 
 
 @pytest.mark.parametrize("key", ["U1", "🔄", "V4"])
@@ -145,13 +156,19 @@ def test_a_button_is_found_by_its_label_or_emoji(key: str) -> None:
 
 
 def test_a_button_that_is_not_there_or_not_alone_says_what_there_is() -> None:
-    with pytest.raises(ButtonNotFoundError, match=r"no buttons are called 'U9'.*U1, U2, U3, U4, 🔄, V1") as caught:
+    with pytest.raises(
+        ButtonNotFoundError, match=r'No buttons are called "U9"\. There are: "U1", "U2", "U3", "U4", "🔄", "V1"'
+    ) as caught:
         task().button("U9")
     assert caught.value.task_id == TASK_ID
     with pytest.raises(LookupError, match="9 buttons"):
         task(buttons=[EXAMPLE["buttons"][0]] * 9).button("U1")
-    with pytest.raises(ButtonNotFoundError, match="none"):
-        task(buttons=None).button("")
+    with pytest.raises(ButtonNotFoundError, match='none, and the task is "IN_PROGRESS"'):
+        task(buttons=None, status="IN_PROGRESS").button("")
+    with pytest.raises(ButtonNotFoundError) as hostile:
+        task(buttons=[{"label": "\x1b[2J\n" + "x" * 10**6}]).button("1")
+    assert len(str(hostile.value)) < 1000
+    assert str(hostile.value).isprintable()
 
 
 @pytest.mark.parametrize("raw", [EXAMPLE, {"id": "1", "new": {"deep": [1]}}, {"buttons": [5]}])

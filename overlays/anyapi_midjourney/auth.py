@@ -80,7 +80,7 @@ class BearerAuth(httpx.Auth):
         return self._bare in text or self._escapable or _HIDING.search(text) is not None
 
     def safe_cause(self, error: BaseException) -> BaseException | None:
-        """The error, fit to be shown: without tracebacks, whose frames hold requests; None if its words have the key."""
+        """The error without its tracebacks, whose frames hold requests; None if it would still show the key."""
         links, seen = [error], set[int]()
         while links:
             link = links.pop()
@@ -113,7 +113,7 @@ def checked_base_url(base_url: str | None, default: str) -> httpx.URL:
     except (httpx.InvalidURL, UnicodeError):  # idna's error is one
         raise ConfigurationError(f"The base URL cannot be read. {advice}") from None
     if url.scheme not in ("http", "https") or not host_and_port:
-        raise ConfigurationError(f"The base URL must be https:// or http://, a host, and no port above 65535. {advice}")
+        raise ConfigurationError(f"The base URL is https:// or http://, a host, and a port up to 65535. {advice}")
     if url.userinfo or "?" in str(url) or "#" in str(url):
         raise ConfigurationError(f"The base URL must have no user, password, query or fragment. {advice}")
     if url.scheme == "http" and not is_loopback(url.host):

@@ -73,7 +73,7 @@ class _Client:
             usable = False
         if not usable:
             raise ConfigurationError(
-                "request_timeout is a number of seconds above 0, retries a whole number from 0, max_in_flight one from 1, "
+                "request_timeout is seconds above 0, retries a whole number from 0 and max_in_flight one from 1, "
                 f"not {request_timeout!r}, {retries!r} and {max_in_flight!r}."
             )
         self._retries = retries
@@ -120,7 +120,9 @@ class _Client:
             names = "api_key, base_url, request_timeout, retries, max_in_flight, " + ", ".join(sorted(known))
             raise TypeError(f"There is no option {', '.join(unknown)}. There are: {names}.")
         hooks: Mapping[str, Sequence[Callable[..., object]]] = options.get("event_hooks") or {}
-        ours: dict[str, Any] = {
+        together: dict[str, Any] = {
+            "limits": self._limits,
+            **options,
             "base_url": self._base_url,
             "auth": self._auth,
             "timeout": self._timeout,
@@ -131,7 +133,7 @@ class _Client:
             "event_hooks": {**hooks, "response": [read, *hooks.get("response", ()), judge]},
         }
         try:
-            return http(**{"limits": self._limits, **options, **ours})
+            return http(**together)
         except Exception as error:
             raise ConfigurationError(
                 f"httpx refuses the options, or the proxies of the environment: {error}"
@@ -142,12 +144,14 @@ class _Client:
         if closed:
             raise ConfigurationError("This client is closed: make a new one.")
         if not isinstance(given, str):
-            raise ConfigurationError(f"A task id is a string, and this is a value of type {type(given).__name__}.")
+            raise ConfigurationError(
+                f"A task id is a string, and this is of type {type(given).__name__}: write it in quotes."
+            )
         if self._auth.redact(given) != given:
             raise ConfigurationError("This is an API key, not a task id. Nothing was sent.")
         if not _TASK_ID.fullmatch(given):  # a blank one or a slash would ask the gateway for something else
             raise ConfigurationError(
-                f"{quoted(given)} is no task id: that is 1 to 128 of A-Z, a-z, 0-9, '_', '-', '.', '~' and ':'."
+                f"A task id is 1 to 128 of A-Z, a-z, 0-9, '_', '-', '.', '~' and ':', and {quoted(given)} is not."
             )
 
     def _judge(self, response: httpx.Response) -> None:

@@ -33,7 +33,7 @@ import struct
 import threading
 import time
 import zlib
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -52,11 +52,13 @@ if TYPE_CHECKING:
 
     from .errors import Json
 
-VIDEO = struct.pack(">I4s4sI4s", 20, b"ftyp", b"isom", 512, b"isom") + struct.pack(">I4s", 8, b"mdat")
+_VIDEO = struct.pack(">I4s4sI4s", 20, b"ftyp", b"isom", 512, b"isom") + struct.pack(">I4s", 8, b"mdat")
 """An MP4 with nothing in it but what tells that it is one."""
+__all__ = ["API_KEY", "EXAMPLE_ID", "app", "serve"]
+
 API_KEY = "sk-sandbox"
 """The key that the sandbox takes."""
-REFRESH = 15.0
+_REFRESH = 15.0
 """Seconds between two looks of the gateway at its upstream, as in new-api's `controller/midjourney.go`."""
 
 EXAMPLE_ID = "1730621826053455"
@@ -150,9 +152,12 @@ _FAULTS: dict[str, Callable[[], Response]] = {
 }
 
 
+_KINDS = (EXAMPLE_ID, *_ENDS, *_FAULTS)
+_IDS = ", ".join(_KINDS)
+
+
 def _kind(task_id: str) -> str | None:
-    kinds = (*_ENDS, *_FAULTS, EXAMPLE_ID)
-    return next((kind for kind in kinds if task_id == kind or task_id.startswith(f"{kind}-")), None)
+    return next((kind for kind in _KINDS if task_id == kind or task_id.startswith(f"{kind}-")), None)
 
 
 def _row(task_id: str, kind: str, age: float, submitted: int, image_url: str) -> dict[str, Json]:
@@ -219,7 +224,9 @@ class _Gateway:
         self._submitted: dict[str, float] = {}
 
     async def fetch(self, request: Request) -> Response:
-        """`GET /mj/task/{id}/fetch`."""
+        """`GET /mj/task/{id}/fetch`, also with a mode before it, whose name nobody checks."""
+        if request.path_params.get("mode") in ("v1", "api", "assets"):
+            return await _nowhere(request)
         number = time.strftime("%Y%m%d%H%M%S") + secrets.token_hex(8)
         response = self._refused(request, number) or self._look(request)
         response.headers["X-Oneapi-Request-Id"] = number
@@ -234,12 +241,12 @@ class _Gateway:
         if not row["imageUrl"]:
             return _json(500, {"error": "http_get_image_failed"})
         if row.get("videoUrl"):
-            return Response(VIDEO, media_type="video/mp4")
-        return Response(picture(), media_type="image/png")
+            return Response(_VIDEO, media_type="video/mp4")
+        return Response(_picture(), media_type="image/png")
 
     def _refused(self, request: Request, number: str) -> Response | None:
         given = request.headers.get("authorization", "")
-        if given in ("", "midjourney-proxy"):
+        if given in ("", "midjourney-proxy"):  # as in new-api's `middleware/auth.go`
             given = request.headers.get("mj-api-secret", "")
         key, expected = (text.removeprefix("Bearer ").removeprefix("sk-") for text in (given, self._api_key))
         if key == expected:
@@ -265,7 +272,7 @@ class _Gateway:
             return _EXAMPLE
         now = (self._clock() - self._start) * self._speed
         submitted = self._submitted.setdefault(task_id, now)
-        age = math.floor(now / REFRESH) * REFRESH - submitted
+        age = math.floor(now / _REFRESH) * _REFRESH - submitted
         return _row(task_id, kind, age, int((self._epoch + submitted) * 1000), f"{base_url}mj/image/{task_id}")
 
 
@@ -277,6 +284,8 @@ def app(*, speed: float = 1.0, api_key: str = API_KEY, clock: Callable[[], float
         api_key: The key that it takes.
         clock: Seconds, as `time.monotonic` gives them; tests can pass their own.
     """
+    if not speed > 0:
+        raise ValueError("speed is a number above 0")
     gateway = _Gateway(speed, api_key, clock)
     return Starlette(
         routes=[
@@ -297,9 +306,10 @@ def serve(*, speed: float = 1.0, api_key: str = API_KEY, port: int = 0) -> Gener
         api_key: The key that it takes.
         port: 0 takes any free one.
     """
+    application = app(speed=speed, api_key=api_key)
     listener = socket.create_server(("127.0.0.1", port))
     config = uvicorn.Config(
-        app(speed=speed, api_key=api_key),
+        application,
         log_level="warning",
         lifespan="off",
         ws="none",
@@ -316,8 +326,9 @@ def serve(*, speed: float = 1.0, api_key: str = API_KEY, port: int = 0) -> Gener
 
 
 @cache
-def picture(size: int = 128) -> bytes:
+def _picture() -> bytes:
     """A PNG of a 2 × 2 grid, each quarter a gradient of its own colour."""
+    size = 128
     colours = ((230, 80, 60), (60, 140, 220), (90, 180, 90), (240, 190, 60))
 
     def pixel(x: int, y: int) -> bytes:
@@ -351,10 +362,15 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m anyapi_midjourney.sandbox", description="An embedded AnyAPI.")
     parser.add_argument("--port", type=int, default=8080, help="0 takes any free one (default: 8080)")
     parser.add_argument("--speed", type=float, default=1.0, help="how many times as fast time runs (default: 1)")
+    parser.epilog = f"Takes the key {API_KEY}. Tasks: {_IDS}; each may have a suffix, as success-2."
     options = parser.parse_args()
-    with serve(speed=options.speed, port=options.port) as base_url:
+    with ExitStack() as stack:
+        try:
+            base_url = stack.enter_context(serve(speed=options.speed, port=options.port))
+        except (OSError, OverflowError, ValueError) as error:
+            parser.error(str(error))
         print(f"export ANYAPI_BASE_URL={base_url} ANYAPI_API_KEY={API_KEY}")
-        print(f"Tasks: {EXAMPLE_ID}, {', '.join((*_ENDS, *_FAULTS))}; each may have a suffix, as success-2. ^C stops.")
+        print(f"Tasks: {_IDS}; each may have a suffix, as success-2. ^C stops.")
         with suppress(KeyboardInterrupt):
             threading.Event().wait()
 

@@ -212,7 +212,7 @@ def _exportable(task: models.Task) -> models.Task:
     # The generated `to_dict` fails on a list that the generated `from_dict` could not convert. Among the unknown fields
     # it comes out as it went in.
     lists: dict[str, object] = {"buttons": task.buttons, "videoUrls": task.video_urls}
-    unconverted = {
+    unconverted: dict[str, object] = {
         name: items
         for name, items in lists.items()
         if isinstance(items, list) and not all(hasattr(item, "to_dict") for item in cast("list[object]", items))
