@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Self, cast
 
-from attrs import evolve, field, frozen
+from attrs import field, frozen
 
 from anyapi_midjourney_generated import models
 from anyapi_midjourney_generated.types import UNSET, Unset
@@ -140,8 +140,9 @@ class Task:
         action = as_text(task.action)
         properties = task.properties if isinstance(task.properties, models.TaskProperties) else None
         picture = as_text(task.image_url)
-        videos = (as_text(video.url) for video in as_list(models.Video, task.video_urls))
-        buttons = map(Button.from_model, as_list(models.Button, task.buttons))
+        videos = [as_text(video.url) for video in as_list(models.Video, task.video_urls)]
+        buttons = [Button.from_model(button) for button in as_list(models.Button, task.buttons)]
+        _make_exportable(task)
         return cls(
             id=as_text(task.id) or task_id,
             status=status,
@@ -162,7 +163,7 @@ class Task:
             video_url=as_text(task.video_url),
             video_urls=tuple(url for url in videos if url),
             buttons=tuple(b for b in buttons if b.custom_id or b.label or b.emoji),
-            raw=_exportable(task),
+            raw=task,
         )
 
     @property
@@ -208,24 +209,13 @@ class Task:
         raise error
 
 
-def _exportable(task: models.Task) -> models.Task:
-    # The generated `to_dict` fails on a list that the generated `from_dict` could not convert. Among the unknown fields
-    # it comes out as it went in.
-    lists: dict[str, object] = {"buttons": task.buttons, "videoUrls": task.video_urls}
-    unconverted: dict[str, object] = {
-        name: items
-        for name, items in lists.items()
-        if isinstance(items, list) and not all(hasattr(item, "to_dict") for item in cast("list[object]", items))
-    }
-    if not unconverted:
-        return task
-    twin = evolve(
-        task,
-        buttons=UNSET if "buttons" in unconverted else task.buttons,
-        video_urls=UNSET if "videoUrls" in unconverted else task.video_urls,
-    )
-    twin.additional_properties = {**task.additional_properties, **unconverted}
-    return twin
+def _make_exportable(task: models.Task) -> None:
+    """Moves a list that the generated code could not convert to the unknown fields: its `to_dict` would fail on it."""
+    for attribute, name in (("buttons", "buttons"), ("video_urls", "videoUrls")):
+        items = getattr(task, attribute)
+        if isinstance(items, list) and not all(hasattr(item, "to_dict") for item in cast("list[object]", items)):
+            setattr(task, attribute, UNSET)
+            task.additional_properties[name] = items
 
 
 def _plain(name: object) -> str:
