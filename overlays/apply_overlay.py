@@ -1,4 +1,4 @@
-"""Lays an OpenAPI Overlay 1.1 document over an OpenAPI document, strictly: `apply_overlay.py DOCUMENT OVERLAY OUTPUT`.
+"""Applies an OpenAPI Overlay 1.1 document to an OpenAPI document, strictly: `apply_overlay.py DOCUMENT OVERLAY OUTPUT`.
 
 Stricter than the standard on one point: a target that selects nothing is an error, because a correction without its
 fault has outlived it. One extension: an action with `x-forbid: true` changes nothing, and must select nothing.
@@ -18,7 +18,7 @@ Object: TypeAlias = dict[str, Json]
 
 
 class OverlayError(Exception):
-    """What cannot be laid on, where, and what to do about it."""
+    """What cannot be applied, where, and what to do about it."""
 
 
 def load(path: Path) -> Object:
@@ -57,7 +57,7 @@ def merge(target: Json, update: Json) -> Json:
 
 
 def apply(action: Object, document: Object) -> None:
-    """One action, laid on in place."""
+    """Applies one action, in place."""
     target, kinds = action.get("target"), action.keys() & {"update", "remove", "copy", "x-forbid"}
     if len(kinds) != 1 or not isinstance(target, str):
         raise OverlayError("needs a target and one of update, copy, remove or x-forbid")

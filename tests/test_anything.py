@@ -20,6 +20,7 @@ SCALARS = (
     st.none()
     | st.booleans()
     | st.integers()
+    | st.integers(10**300, 10**400)
     | st.floats()
     | st.text(st.characters())
     | st.sampled_from(

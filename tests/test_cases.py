@@ -1,6 +1,5 @@
 """Every answer that was ever seen gives the right task or the right error."""
 
-import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -109,4 +108,3 @@ def test_a_known_answer_gives_its_task_or_its_error(name: str, shell: Shell) -> 
 
 def test_the_generated_model_takes_the_example_and_gives_it_back() -> None:
     assert models.Task.from_dict(EXAMPLE).to_dict() == EXAMPLE
-    assert json.dumps(models.Task.from_dict(EXAMPLE).to_dict(), sort_keys=True) == json.dumps(EXAMPLE, sort_keys=True)

@@ -13,7 +13,6 @@ from typing import Any
 
 import anyio
 import anyio.abc
-import anyio.lowlevel
 import httpx
 import pytest
 from pytest_httpx import HTTPXMock
@@ -299,7 +298,7 @@ def test_no_more_requests_are_under_way_than_allowed() -> None:
                 while await stream.receive():
                     now += 1
                     most = max(most, now)
-                    await anyio.lowlevel.checkpoint()
+                    await anyio.sleep(0.01)
                     now -= 1
                     await stream.send(b'HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{"id":"1"}')
 
@@ -317,7 +316,7 @@ def test_no_more_requests_are_under_way_than_allowed() -> None:
             group.cancel_scope.cancel()
 
     anyio.run(main)
-    assert 1 <= most <= 3
+    assert most == 3
 
 
 @pytest.mark.parametrize("client", [Midjourney, AsyncMidjourney])
@@ -401,21 +400,29 @@ def reset(_: httpx.Request) -> httpx.Response:
     raise httpx.ReadError("reset")
 
 
-PASSING = [reset, reply("", 408), reply("", 429), reply("", 500), reply("", 522), reply("<html>"), reply('{"id": "17')]
+TRANSIENT = [
+    reset,
+    reply("", 408),
+    reply("", 429),
+    reply("", 500),
+    reply("", 522),
+    reply("<html>"),
+    reply('{"id": "17'),
+]
 FINAL = [reply("", 400), reply("", 401), reply("", 403), reply({"code": 4}, 400), reply("", 204), reply([]), reply({})]
 
 
-@pytest.mark.parametrize("fault", PASSING)
-def test_a_passing_fault_is_tried_again_after_growing_pauses(fault: Answer, shell: Shell, pauses: list[float]) -> None:
+@pytest.mark.parametrize("fault", TRANSIENT)
+def test_a_transient_fault_is_tried_again_after_growing_pauses(
+    fault: Answer, shell: Shell, pauses: list[float]
+) -> None:
     assert shell.fetch(sequence(fault, fault, reply()), retries=2).succeeded
     first, second = pauses
     assert 0.25 <= first <= 0.5 <= second <= 1.0
 
 
-@pytest.mark.parametrize("fault", PASSING)
-def test_a_fault_that_does_not_pass_is_raised_after_the_last_retry(
-    fault: Answer, shell: Shell, pauses: list[float]
-) -> None:
+@pytest.mark.parametrize("fault", TRANSIENT)
+def test_a_fault_that_lasts_is_raised_after_the_last_retry(fault: Answer, shell: Shell, pauses: list[float]) -> None:
     with pytest.raises(MidjourneyError):
         shell.fetch(sequence(fault, fault, fault), retries=2)
     assert len(pauses) == 2
@@ -485,7 +492,8 @@ PLAIN = json.dumps(EXAMPLE).encode()
         (zlib.compress(PLAIN), "deflate"),
         (zlib.compress(PLAIN, wbits=-15), "deflate"),
         (PLAIN, "identity"),
-        (PLAIN, "gzip"),
+        (PLAIN, "gzip"),  # the header lies
+        (PLAIN, "br"),
         (b"\xef\xbb\xbf" + PLAIN, ""),
     ],
 )
@@ -500,7 +508,6 @@ def test_a_packed_body_is_unpacked(body: bytes, encoding: str, shell: Shell) -> 
         (gzip.compress(b" " * (9 * 2**20) + PLAIN), "gzip"),
         (gzip.compress(gzip.compress(b" " * 2**26)), "gzip, gzip"),
         (gzip.compress(PLAIN)[:-20], "gzip"),
-        (PLAIN, "br"),
         (b"[" * 100_000, ""),
         (b'{"id":"1","x":' + b"[" * 64 + b"]" * 64 + b"}", ""),
         (b'{"id":' + b"9" * 5000 + b"}", ""),
@@ -508,9 +515,6 @@ def test_a_packed_body_is_unpacked(body: bytes, encoding: str, shell: Shell) -> 
     ],
 )
 def test_a_body_that_is_too_large_too_deep_or_broken_is_no_answer(body: bytes, encoding: str, shell: Shell) -> None:
-    if encoding == "br":
-        assert shell.fetch(packed(body, encoding)).succeeded  # the header lies: it is plain JSON
-        return
     with pytest.raises(InvalidResponseError):
         shell.fetch(packed(body, encoding))
 

@@ -291,7 +291,7 @@ def twice(_: object, document: dict[str, Any]) -> None:
         ("a: &a [*a]", "cannot be read as YAML"),
         ("a: !!bool abc", "cannot be read as YAML"),
         ("", "not an OpenAPI document; it holds nothing"),
-        ("<!doctype html>\n<html>\n<title>x</title>\n</html>\n", "openapi.yaml: "),
+        ("<!doctype html>\n<html>\n<title>x</title>\n</html>\n", "not an OpenAPI document"),
         ("just words", "not an OpenAPI document; it holds one str"),
         ("openapi: 3.0.1\ninfo: {title: Pets, version: 1.0.0}\npaths: {/pets: {get: {responses: {}}}}", "action 1 "),
         ("openapi: 3.0.1\npaths: []", "action 1 "),
@@ -302,15 +302,13 @@ def test_a_document_that_no_longer_fits_stops_with_what_to_do(
 ) -> None:
     result = checkout.make("generate", document)
     assert result.returncode != 0
-    message = result.stderr.strip().splitlines()[0] if says != "cannot be read as YAML" else result.stderr
-    assert message.startswith("openapi.yaml: ")
-    assert re.search(says, message)
+    assert result.stderr.startswith("openapi.yaml: ")
+    assert re.search(says, result.stderr, re.MULTILINE)
     assert "Traceback" not in result.stderr
     assert checkout.unchanged()
 
 
 def test_a_missing_document_is_said_to_be_missing(checkout: Checkout) -> None:
-    (checkout.folder / "generator-config.yml").rename(checkout.folder / "openapi.yaml")
     (checkout.folder / "openapi.yaml").unlink()
     command = [sys.executable, "overlays/apply_overlay.py", "openapi.yaml", "overlays/openapi.overlay.yaml", "out.json"]
     result = subprocess.run(command, cwd=checkout.folder, capture_output=True, text=True, check=False)
@@ -356,11 +354,11 @@ def test_what_the_generator_warns_of_stops_too(checkout: Checkout) -> None:
 # What it is
 
 
-def test_the_corrected_document_is_valid_and_no_other_is_touched(checkout: Checkout) -> None:
+def test_the_corrected_document_is_valid(checkout: Checkout) -> None:
     assert checkout.make("generate").returncode == 0
     document = json.loads((checkout.folder / "build/openapi.json").read_text(encoding="utf-8"))
     openapi_spec_validator.validate(document)
     assert list(document["paths"]) == ["/mj/task/{task_id}/fetch"]
     assert document["servers"][0]["url"] == BASE_URL
-    examples = document["paths"]["/mj/task/{task_id}/fetch"]["get"]["responses"]["200"]["content"]["application/json"]
-    assert examples["examples"]["1"]["value"] == EXAMPLE
+    media_type = document["paths"]["/mj/task/{task_id}/fetch"]["get"]["responses"]["200"]["content"]["application/json"]
+    assert media_type["examples"]["1"]["value"] == EXAMPLE

@@ -76,6 +76,7 @@ def test_progress_is_percent_or_none(sent: object, percent: int | None) -> None:
 
 def test_a_number_for_a_text_is_its_text() -> None:
     assert (task(id=1730621826053455).id, task(prompt=7).prompt, task(state=1.5).state) == (TASK_ID, "7", "1.5")
+    assert task(id=10**400, status=10**400, progress=10**400).id == "1" + "0" * 400
 
 
 def test_what_is_no_number_is_no_text() -> None:

@@ -24,7 +24,10 @@ M = TypeVar("M", models.Button, models.Video)
 
 
 class Body:
-    """The body of one answer: bounded, unpacked, decoded, and without the key."""
+    """The body of one answer: bounded, unpacked, decoded, and without the key.
+
+    An object, so that tracebacks with locals show no bytes of it.
+    """
 
     def __init__(self) -> None:
         self._raw = bytearray()
@@ -37,15 +40,15 @@ class Body:
         """Whether more than so many bytes have arrived."""
         return len(self._raw) > limit
 
-    def settle(self, response: httpx.Response, auth: BearerAuth) -> None:
-        """Puts what was read into the response, for `data` and for the generated code."""
+    def replace_in(self, response: httpx.Response, auth: BearerAuth) -> None:
+        """Puts what was read in the place of what was sent, for `parsed_body` and for the generated code."""
         headers = dict(response.headers.items())
         plain = bytes(self._raw)
         if encoding := headers.get("content-encoding"):
             plain = _unpacked(plain, encoding)
             del response.headers["content-encoding"]
         # By the contract always UTF-8, whatever charset is declared.
-        text = plain.decode("utf-8", "replace").removeprefix("\ufeff")
+        text = plain.decode("utf-8-sig", "replace")
         if len(plain) > BODY_LIMIT:
             text = f"(a body of more than {BODY_LIMIT >> 20} MiB)"
         data: Json
@@ -59,23 +62,23 @@ class Body:
         for name, value in headers.items():
             if (clean := auth.redact(value)) != value:
                 response.headers[name] = clean
-        if auth.redact(response.reason_phrase) != response.reason_phrase:
-            response.extensions["reason_phrase"] = b""
+        response.extensions.pop("reason_phrase", None)  # it can echo the key too; httpx has one for each status
         response.stream = httpx.ByteStream(text.encode())
-        response.extensions["anyapi_midjourney.data"] = text if isinstance(data, str) else data
+        response.extensions["anyapi_midjourney.body"] = text if isinstance(data, str) else data
 
 
-def data(response: httpx.Response) -> Json:
+def parsed_body(response: httpx.Response) -> Json:
     """What an answer says: an object, array, number or null if it is JSON, parsed once; all else as its text."""
-    return cast("Json", response.extensions["anyapi_midjourney.data"])
+    return cast("Json", response.extensions["anyapi_midjourney.body"])
 
 
 def as_text(value: object) -> str | None:
     """A string; a number as its text; None for "" and all else."""
     if isinstance(value, str):
         return value or None
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return str(value) if number else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return str(value) if isinstance(value, int) or math.isfinite(value) else None  # isfinite overflows on large ints
 
 
 def as_int(value: object) -> int | None:

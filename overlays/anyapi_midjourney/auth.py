@@ -16,16 +16,17 @@ from .errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-# Escapes behind which a key or half a character can hide in JSON. Go escapes the three left out in ordinary answers.
+# Escapes behind which a key or a lone surrogate can hide in JSON. Go escapes the three left out in ordinary answers.
 _HIDING = re.compile(r"\\/|\\u(?!0026|003[ce])")
-_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+_BASE_URL = re.compile(r"https?://[\w.:\[\]-]+(/[^?#]*)?")  # so no user, password, query or fragment
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class BearerAuth(httpx.Auth):
     """Signs requests to one origin, and takes the key out of whatever comes back.
 
-    Made in two steps: an error raised while a caller's frame still holds the key would show it in its traceback. So the
-    first step takes the key and never raises, and `bind` judges it once those frames have let go of it.
+    Made in two steps: `__init__` takes the key and never raises, and `bind` raises once the caller has deleted its own
+    variable, so that no frame of a traceback holds the key.
     """
 
     def __init__(self, api_key: str | None) -> None:
@@ -42,14 +43,14 @@ class BearerAuth(httpx.Auth):
         self._escapable = not re.fullmatch(r"[\w.~+=-]*", self._key, re.ASCII)
         # The gateway cuts "sk-" off, and may echo the rest alone. A short word is looked for as a whole word only, and
         # one without "sk-" not at all: it would be found in ordinary sentences.
-        self._bare = self._key.removeprefix("sk-")
-        escaped = re.escape(self._bare)
-        if len(self._bare) >= 8:
-            self._echo = re.compile(f"(?:sk-)?{escaped}")
-        elif self._bare and self._bare != self._key:
-            self._echo = re.compile(f"(?<![A-Za-z0-9])sk-{escaped}(?![A-Za-z0-9])")
+        self._key_without_prefix = self._key.removeprefix("sk-")
+        escaped = re.escape(self._key_without_prefix)
+        if len(self._key_without_prefix) >= 8:
+            self._echo_pattern = re.compile(f"(?:sk-)?{escaped}")
+        elif self._key_without_prefix and self._key_without_prefix != self._key:
+            self._echo_pattern = re.compile(f"(?<![A-Za-z0-9])sk-{escaped}(?![A-Za-z0-9])")
         else:
-            self._echo = re.compile("(?!)")
+            self._echo_pattern = re.compile("(?!)")
 
     def __repr__(self) -> str:
         return "BearerAuth([key])"
@@ -71,13 +72,13 @@ class BearerAuth(httpx.Auth):
         yield request
 
     def redact(self, text: str) -> str:
-        """The text with "[key]" where the key stood, and U+FFFD for half characters, which nobody could print."""
-        clean = self._echo.sub("[key]", text) if self._bare in text else text
-        return clean if clean.isascii() else _HALF_CHARACTER.sub("\ufffd", clean)
+        """The text with "[key]" where the key stood, and U+FFFD for lone surrogates, which nobody could print."""
+        clean = self._echo_pattern.sub("[key]", text) if self._key_without_prefix in text else text
+        return clean if clean.isascii() else _LONE_SURROGATE.sub("\ufffd", clean)
 
     def may_hide_in(self, text: str) -> bool:
         """Whether JSON text may hold, once parsed, what `redact` would change."""
-        return self._bare in text or self._escapable or _HIDING.search(text) is not None
+        return self._key_without_prefix in text or self._escapable or _HIDING.search(text) is not None
 
     def safe_cause(self, error: BaseException) -> BaseException | None:
         """The error without its tracebacks, whose frames hold requests; None if it would still show the key."""
@@ -106,16 +107,16 @@ class BearerAuth(httpx.Auth):
 def checked_base_url(base_url: str | None, default: str) -> httpx.URL:
     """The argument, else `ANYAPI_BASE_URL`, else the default. Raises `ConfigurationError` if it is no base URL."""
     given = cast("object", base_url if base_url is not None else os.environ.get("ANYAPI_BASE_URL") or default)
-    advice = f'Pass one such as base_url="{default}", or set ANYAPI_BASE_URL.'
     try:
-        url = httpx.URL(given.strip().rstrip("/")) if isinstance(given, str) else httpx.URL()
-        host_and_port = re.fullmatch(r"[\w.:-]+", url.host) and (url.port is None or 0 < url.port < 2**16)
-    except (httpx.InvalidURL, UnicodeError):  # idna's error is one
-        raise ConfigurationError(f"The base URL cannot be read. {advice}") from None
-    if url.scheme not in ("http", "https") or not host_and_port:
-        raise ConfigurationError(f"The base URL is https:// or http://, a host, and a port up to 65535. {advice}")
-    if url.userinfo or "?" in str(url) or "#" in str(url):
-        raise ConfigurationError(f"The base URL must have no user, password, query or fragment. {advice}")
+        url = httpx.URL(given.strip().rstrip("/") if isinstance(given, str) else "")
+        usable = _BASE_URL.fullmatch(str(url)) and url.host and (url.port is None or 0 < url.port < 2**16)
+    except (httpx.InvalidURL, UnicodeError):  # idna's error is one, and comes when the host is asked for
+        url, usable = httpx.URL(), None
+    if not usable:
+        raise ConfigurationError(
+            "A base URL is https:// or http://, a host, maybe a port and a path, and no user, password, query or "
+            f'fragment. Pass one such as base_url="{default}", or set ANYAPI_BASE_URL.'
+        )
     if url.scheme == "http" and not is_loopback(url.host):
         warnings.warn(f"The API key goes to {url.host} unencrypted: use https.", stacklevel=4)
     return url
@@ -130,4 +131,4 @@ def is_loopback(host: str) -> bool:
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
-    return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)
+    return url.scheme, url.host, url.port  # httpx makes a default port None

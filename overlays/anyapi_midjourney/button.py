@@ -52,22 +52,22 @@ class Button:
     @property
     def action(self) -> str | None:
         """The family, as sent: "upsample", "upsample_v7_2x_subtle", "Inpaint"."""
-        return self._said[0]
+        return self._parsed_id[0]
 
     @property
     def index(self) -> int | None:
         """Which picture or clip of the grid, from 1; under a single picture 1 or None, for 🔄 0."""
-        return self._said[2]
+        return self._parsed_id[2]
 
     @property
     def factor(self) -> int | None:
         """Of the family "Outpaint": 50 zooms out twice, 75 one and a half times, 100 makes a square."""
-        return self._said[1]
+        return self._parsed_id[1]
 
     @property
     def job_id(self) -> str | None:
         """Midjourney's job of this message; not the id of the task."""
-        return self._said[3]
+        return self._parsed_id[3]
 
     @property
     def opens_modal(self) -> bool:
@@ -94,7 +94,7 @@ class Button:
         return self.label or emoji or known or self.emoji or self.action or self.custom_id or "?"
 
     @property
-    def _said(self) -> tuple[str | None, int | None, int | None, str | None]:
+    def _parsed_id(self) -> tuple[str | None, int | None, int | None, str | None]:
         """Family, factor, index and job of `MJ::[JOB::]family[::factor][::index][::job][::SOLO]`."""
         head, *rest = (self.custom_id or "").split("::")
         if rest and rest[0].upper() == "JOB":

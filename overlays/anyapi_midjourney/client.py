@@ -13,7 +13,7 @@ import httpx
 from anyapi_midjourney_generated import AuthenticatedClient, models
 from anyapi_midjourney_generated.api.tasks import fetch_task
 
-from .answer import BODY_LIMIT, Body, data
+from .answer import BODY_LIMIT, Body, parsed_body
 from .auth import BearerAuth, checked_base_url
 from .errors import (
     APIConnectionError,
@@ -24,7 +24,7 @@ from .errors import (
     refusal,
     task_fields,
 )
-from .polling import Retry, is_lasting
+from .polling import Retry, is_programming_error
 from .task import Task
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class _AsyncOptions(_Options, total=False):
 class _Client:
     """What both clients are made of. No I/O."""
 
-    _base_url = httpx.URL()  # for the repr of one whose options were refused
+    _base_url = httpx.URL()  # repr() must work even if __init__ raised
 
     def __init__(
         self, auth: BearerAuth, base_url: str | None, request_timeout: float, retries: int, max_in_flight: int
@@ -110,19 +110,19 @@ class _Client:
     def _open(
         self,
         http: type[_Http],
-        options: Mapping[str, Any],
+        given: Mapping[str, Any],
         known: frozenset[str],
         read: Callable[..., object],
         judge: Callable[..., object],
     ) -> _Http:
         """The httpx client, with the caller's options and our hooks around the caller's."""
-        if unknown := sorted(options.keys() - known):
+        if unknown := sorted(given.keys() - known):
             names = "api_key, base_url, request_timeout, retries, max_in_flight, " + ", ".join(sorted(known))
             raise TypeError(f"There is no option {', '.join(unknown)}. There are: {names}.")
-        hooks: Mapping[str, Sequence[Callable[..., object]]] = options.get("event_hooks") or {}
-        together: dict[str, Any] = {
+        hooks: Mapping[str, Sequence[Callable[..., object]]] = given.get("event_hooks") or {}
+        options: dict[str, Any] = {
             "limits": self._limits,
-            **options,
+            **given,
             "base_url": self._base_url,
             "auth": self._auth,
             "timeout": self._timeout,
@@ -133,7 +133,7 @@ class _Client:
             "event_hooks": {**hooks, "response": [read, *hooks.get("response", ()), judge]},
         }
         try:
-            return http(**together)
+            return http(**options)
         except Exception as error:
             raise ConfigurationError(
                 f"httpx refuses the options, or the proxies of the environment: {error}"
@@ -143,20 +143,16 @@ class _Client:
         given = cast("object", task_id)
         if closed:
             raise ConfigurationError("This client is closed: make a new one.")
-        if not isinstance(given, str):
-            raise ConfigurationError(
-                f"A task id is a string, and this is of type {type(given).__name__}: write it in quotes."
-            )
-        if self._auth.redact(given) != given:
+        if self._auth.redact(str(given)) != str(given):
             raise ConfigurationError("This is an API key, not a task id. Nothing was sent.")
-        if not _TASK_ID.fullmatch(given):  # a blank one or a slash would ask the gateway for something else
-            raise ConfigurationError(
-                f"A task id is 1 to 128 of A-Z, a-z, 0-9, '_', '-', '.', '~' and ':', and {quoted(given)} is not."
-            )
+        # A blank one or a slash would ask the gateway for something else.
+        if not isinstance(given, str) or not _TASK_ID.fullmatch(given):
+            allowed = "a string of 1 to 128 of A-Z, a-z, 0-9, '_', '-', '.', '~' and ':'"
+            raise ConfigurationError(f"A task id is {allowed}, not {given!a:.100}.")
 
     def _judge(self, response: httpx.Response) -> None:
         """Raises for an answer that is no JSON with a status of success, before generated code sees it."""
-        if error := refusal(response.status_code, response.headers, data(response)):
+        if error := refusal(response.status_code, response.headers, parsed_body(response)):
             raise error
 
     def _request(self, task_id: str) -> dict[str, Any]:
@@ -164,20 +160,20 @@ class _Client:
         return fetch_task._get_kwargs(task_id)  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
 
     def _task(self, response: httpx.Response, task_id: str) -> Task:
-        fields = task_fields(response.status_code, response.headers, data(response), task_id)
+        fields = task_fields(response.status_code, response.headers, parsed_body(response))
         return Task.from_model(models.Task.from_dict(fields), task_id)
 
     def _failure(self, error: Exception, task_id: str) -> MidjourneyError:
         """The `MidjourneyError` that an error of a request is, or becomes."""
         if isinstance(error, httpx.HTTPStatusError):  # the caller's hook calls `raise_for_status`
             response = error.response
-            error = refusal(response.status_code, response.headers, data(response)) or error
+            error = refusal(response.status_code, response.headers, parsed_body(response)) or error
         if not isinstance(error, MidjourneyError):
             late = isinstance(error, httpx.TimeoutException | TimeoutError)
             cause = self._auth.safe_cause(error)
             said = quoted(f"{type(error).__name__} {cause}") if cause else type(error).__name__
             advice = "Check the network and the base URL, then ask again."
-            if is_lasting(error):
+            if is_programming_error(error):
                 advice = "This is no fault of the network: check the transport, the hooks and the event loop."
             text = f"No answer{' in time' if late else ''} from {self._base_url.host} ({said}). {advice}"
             error = APITimeoutError(text) if late else APIConnectionError(text)
@@ -195,7 +191,7 @@ class Midjourney(_Client):
         api_key: The bearer token; without one, the environment variable `ANYAPI_API_KEY` is read.
         base_url: Where the API is; else `ANYAPI_BASE_URL`, else https://www.anyapi.vip. A path in it is kept.
         request_timeout: Seconds for each of connecting, sending and each read of one request.
-        retries: How often `fetch` tries again after a passing fault.
+        retries: How often `fetch` tries again after a transient fault.
         max_in_flight: How many requests may be under way at once; more wait their turn.
         httpx_options: Handed on to `httpx.Client`: `transport`, `proxy`, `verify`, `cert`, `limits`, `event_hooks`,
             `trust_env`, `http2`.
@@ -226,7 +222,7 @@ class Midjourney(_Client):
     def fetch(self, task_id: str) -> Task:
         """The task as it stands now. A failed task is a task too: no `TaskError` is raised here.
 
-        Passing faults (connection, 408, 429, 5xx, HTML, a body cut off) are tried again `retries` times, after pauses
+        Transient faults (connection, 408, 429, 5xx, HTML, a body cut off) are tried again `retries` times, after pauses
         of up to 0.5, 1, 2, 4 and then 8 seconds, or what `Retry-After` asks, up to 30.
 
         Raises:
@@ -234,7 +230,7 @@ class Midjourney(_Client):
             AuthenticationError: The key is refused, or its account is empty.
             PermissionDeniedError: The key may not do this.
             TaskNotFoundError: The key's account has no such task.
-            RateLimitError, ServerError, APIConnectionError, APITimeoutError: A passing fault that did not pass.
+            RateLimitError, ServerError, APIConnectionError, APITimeoutError: A transient fault that lasted.
             InvalidResponseError: The answer is none of this API's; the base URL is probably wrong.
             APIResponseError: Any other refusal.
 
@@ -261,11 +257,9 @@ class Midjourney(_Client):
     def _look(self, task_id: str) -> Task:
         try:
             request = self._http.build_request(**self._request(task_id))
-            response = self._http.send(request, stream=True)  # `_read` has read it; to read it again takes 8 µs
+            return self._task(self._http.send(request, stream=True), task_id)  # `_read` has read it already
         except Exception as error:  # noqa: BLE001  (each transport has its own)
             failure = self._failure(error, task_id)
-        else:
-            return self._task(response, task_id)
         raise failure  # here, so that neither its context nor this frame holds the original
 
     def _read(self, response: httpx.Response) -> None:
@@ -276,7 +270,7 @@ class Midjourney(_Client):
             if body.exceeds():
                 break
         stream.close()
-        body.settle(response, self._auth)
+        body.replace_in(response, self._auth)
 
 
 class AsyncMidjourney(_Client):
@@ -328,11 +322,9 @@ class AsyncMidjourney(_Client):
     async def _look(self, task_id: str) -> Task:
         try:
             request = self._http.build_request(**self._request(task_id))
-            response = await self._http.send(request, stream=True)
+            return self._task(await self._http.send(request, stream=True), task_id)
         except Exception as error:  # noqa: BLE001  (as above)
             failure = self._failure(error, task_id)
-        else:
-            return self._task(response, task_id)
         raise failure
 
     async def _read(self, response: httpx.Response) -> None:
@@ -350,7 +342,7 @@ class AsyncMidjourney(_Client):
             if not body.exceeds():
                 raise
         await stream.aclose()
-        body.settle(response, self._auth)
+        body.replace_in(response, self._auth)
 
     async def _async_judge(self, response: httpx.Response) -> None:
         self._judge(response)

@@ -32,14 +32,7 @@ class MidjourneyError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # The default calls the class with `args` alone, which one that needs more does not survive.
-        return _rebuild, (type(self), self.args, self.__dict__)
-
-
-def _rebuild(cls: type[MidjourneyError], args: tuple[object, ...], state: dict[str, object]) -> MidjourneyError:
-    error = cls.__new__(cls)
-    error.args = args
-    error.__dict__.update(state)
-    return error
+        return type(self).__new__, (type(self),), {**vars(self), "args": self.args}
 
 
 class ConfigurationError(MidjourneyError, ValueError):
@@ -202,13 +195,11 @@ def refusal(status: int, headers: Mapping[str, str], body: Json) -> APIResponseE
     return error(status, headers, body, advice)
 
 
-def task_fields(status: int, headers: Mapping[str, str], body: Json, task_id: str) -> dict[str, Json]:
+def task_fields(status: int, headers: Mapping[str, str], body: Json) -> dict[str, Json]:
     """The body of a successful answer, if it is a task; else raises what it is instead."""
     if isinstance(body, dict) and ("id" in body or "status" in body):
         return body
-    error = (TaskNotFoundError if _says_no_such_task(body) else InvalidResponseError)(status, headers, body)
-    error.task_id = task_id
-    raise error
+    raise (TaskNotFoundError if _says_no_such_task(body) else InvalidResponseError)(status, headers, body)
 
 
 def quoted(text: str) -> str:

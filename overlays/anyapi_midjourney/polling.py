@@ -10,19 +10,19 @@ from attrs import define
 from .errors import APIConnectionError, APIResponseError, InvalidResponseError, MidjourneyError
 
 
-def is_lasting(cause: BaseException | None) -> bool:
+def is_programming_error(cause: BaseException | None) -> bool:
     """Whether a request failed for a mistake in the program, such as a hook's TypeError, and not for the network."""
     mistakes = (RuntimeError, TypeError, ValueError, LookupError, AttributeError)
     return isinstance(cause, (*mistakes, httpx.UnsupportedProtocol, httpx.LocalProtocolError))
 
 
-def is_passing(error: MidjourneyError) -> bool:
+def is_transient(error: MidjourneyError) -> bool:
     """Whether the next request may well succeed where this one failed.
 
-    Passing are lost connections, time-outs, 408, 429, 5xx, and bodies that are HTML or broken off.
+    Transient are lost connections, time-outs, 408, 429, 5xx, and bodies that are HTML or broken off.
     """
     if isinstance(error, APIConnectionError):
-        return not is_lasting(error.__cause__)
+        return not is_programming_error(error.__cause__)
     if isinstance(error, InvalidResponseError):
         return isinstance(error.body, str)
     return isinstance(error, APIResponseError) and (error.status_code in (408, 429) or error.status_code >= 500)
@@ -38,11 +38,11 @@ class Retry:
     """Seconds before the next one, doubled with each."""
 
     def pause(self, error: MidjourneyError) -> float:
-        """Seconds to wait before trying again. Raises the error if it does not pass, or no retry is left.
+        """Seconds to wait before trying again. Raises the error if it is not transient, or no retry is left.
 
         A `Retry-After` is obeyed up to 30 s; half a second of jitter keeps many clients from returning together.
         """
-        if not self.left or not is_passing(error):
+        if not self.left or not is_transient(error):
             raise error
         self.left -= 1
         asked = error.retry_after if isinstance(error, APIResponseError) else None

@@ -17,7 +17,7 @@ from .answer import as_int, as_list, as_text
 from .button import Button
 from .errors import ButtonNotFoundError, quoted
 
-# A generated model is full of the one object UNSET, and compares with `is`: pickled or copied, it must stay the one.
+# The generated code tests `is UNSET`, so a pickled or copied UNSET must be the same object.
 copyreg.pickle(Unset, lambda _: "UNSET")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -121,7 +121,7 @@ class Task:
     finished_at: datetime | None
     """When it ended, UTC. May be missing on failure."""
     image_url: str | None
-    """The picture of a task that succeeded: one 2 × 2 grid, one picture, or a video. Download it within 24 hours."""
+    """The picture of a task that succeeded: a 2 × 2 grid, one picture, or a video. See also `image_expires_at`."""
     preview_url: str | None
     """The unfinished picture of a task that has not succeeded. Another address at each look."""
     video_url: str | None
@@ -161,7 +161,7 @@ class Task:
             image_url=picture if status == TaskStatus.SUCCESS else None,
             preview_url=picture if status != TaskStatus.SUCCESS else None,
             video_url=as_text(task.video_url),
-            video_urls=tuple(url for url in videos if url),
+            video_urls=tuple(filter(None, videos)),
             buttons=tuple(b for b in buttons if b.custom_id or b.label or b.emoji),
             raw=task,
         )
