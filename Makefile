@@ -42,7 +42,8 @@ clean:  ## Remove all that was installed or built here
 define make_client
 	@mkdir -p build && mkdir build/lock 2>/dev/null || { \
 		echo "build/lock is there: the client is being made already; if that was broken off, remove it." >&2; exit 1; }; \
-	trap 'rmdir build/lock' EXIT; trap 'exit 130' INT TERM; set -e; rm -rf build/new; \
+	trap '[ -d generated ] || [ ! -d build/old ] || mv build/old generated; rmdir build/lock' EXIT; \
+	trap 'exit 130' HUP INT TERM; set -e; rm -rf build/new; \
 	python overlays/apply_overlay.py openapi.yaml overlays/openapi.overlay.yaml build/openapi.json; \
 	openapi-python-client generate --path build/openapi.json --config generator-config.yml --meta none \
 		--output-path build/new/anyapi_midjourney_generated --fail-on-warning || { \

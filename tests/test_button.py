@@ -37,6 +37,7 @@ def button(**members: object) -> Button:
         ("MJ::JOB::PromptAnalyzer::5", "PromptAnalyzer", 5, None, None, True),
         ("MJ::JOB::upsample::1::xxx", "upsample", 1, None, "xxx", False),
         (f"MJ::JOB::upsample::9999999999::{JOB}", "upsample", None, None, "9999999999", False),
+        ("MJ::JOB::x" + "::1" * 10**6, "x", 1, None, None, False),
         ("MJ::JOB", None, None, None, None, False),
         ("MJ::", None, None, None, None, False),
         ("MJ", None, None, None, None, False),

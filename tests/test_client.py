@@ -242,6 +242,7 @@ def test_options_are_a_closed_list(client: Any) -> None:
         client(KEY, follow_redirects=True)
     wrongs: list[dict[str, Any]] = [
         *({"request_timeout": 0}, {"request_timeout": None}, {"request_timeout": float("inf")}),
+        {"request_timeout": 1e300},
         *({"retries": -1}, {"retries": 2.5}, {"retries": "2"}, {"max_in_flight": 0}, {"max_in_flight": None}),
     ]
     for wrong in wrongs:
@@ -264,6 +265,9 @@ def test_options_reach_httpx(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_httpx_refuses_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigurationError, match="httpx refuses the options"):
         Midjourney(KEY, proxy="nonsense")
+    hooks: Any = {"response": len}
+    with pytest.raises(ConfigurationError, match="httpx refuses the options"):
+        Midjourney(KEY, event_hooks=hooks)
     monkeypatch.setenv("https_proxy", "foo://x")
     with pytest.raises(ConfigurationError, match="proxies of the environment"):
         AsyncMidjourney(KEY)
@@ -505,6 +509,8 @@ def test_a_packed_body_is_unpacked(body: bytes, encoding: str, shell: Shell) -> 
     ("body", "encoding"),
     [
         (b" " * (9 * 2**20) + PLAIN, ""),
+        (b" " * (17 * 2**20) + PLAIN, ""),
+        (b'{"id":"1","buttons":[' + b"{}," * 2**20 + b"0]}", ""),
         (gzip.compress(b" " * (9 * 2**20) + PLAIN), "gzip"),
         (gzip.compress(gzip.compress(b" " * 2**26)), "gzip, gzip"),
         (gzip.compress(PLAIN)[:-20], "gzip"),
@@ -562,4 +568,4 @@ def test_bytes_that_are_no_utf8_and_half_characters_are_replaced(shell: Shell) -
 
 
 def test_cookies_of_a_hostile_server_are_harmless(shell: Shell) -> None:
-    shell.fetch(reply(EXAMPLE, set_cookie="a=b; expires=99999999999999999999; domain=[; max-age=x"))
+    shell.fetch(reply(EXAMPLE, set_cookie=f"a={KEY}; expires=Mon, 01-Jan-{'9' * 5000} 00:00:00 GMT"))

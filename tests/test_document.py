@@ -172,13 +172,36 @@ def test_a_new_field_becomes_an_attribute_that_may_be_null(checkout: Checkout) -
         assert f"{name}: None | str | Unset = UNSET" in (checkout.generated / "models/task.py").read_text()
 
 
+def test_a_repaired_path_works_without_the_four_actions_that_mend_it(checkout: Checkout) -> None:
+    def repair(operation: dict[str, Any], document: dict[str, Any]) -> None:
+        path_parameter(operation, document)
+        document["paths"] = {"/mj/task/{id}/fetch": {"get": operation}}
+
+    overlay = checkout.folder / "overlays" / "openapi.overlay.yaml"
+    actions = overlay.read_text(encoding="utf-8").split("\n  - target: ")
+    overlay.write_text("\n  - target: ".join([*actions[:2], *actions[6:]]), encoding="utf-8")
+    result = checkout.make("generate", edited(repair))
+    assert result.returncode == 0, result.stderr
+    assert "def sync(\n    id: str,\n" in (checkout.generated / "api/tasks/fetch_task.py").read_text(encoding="utf-8")
+
+
+def test_an_interrupted_swap_puts_the_old_client_back(checkout: Checkout) -> None:
+    tools = checkout.folder / "tools"
+    tools.mkdir()
+    (tools / "mv").write_text('#!/bin/sh\n[ "$1" = build/new ] && kill -TERM $PPID && sleep 1\nexec /bin/mv "$@"\n')
+    (tools / "mv").chmod(0o755)
+    makefile = checkout.folder / "Makefile"
+    makefile.write_text(makefile.read_text().replace("$(CURDIR)/.venv/bin:", "$(CURDIR)/tools:"))
+    assert checkout.make("generate").returncode != 0
+    assert checkout.unchanged()
+    assert not (checkout.folder / "build" / "lock").exists()
+
+
 def test_an_enum_can_be_taken_out_by_an_action_before_the_check(checkout: Checkout) -> None:
     overlay = checkout.folder / "overlays" / "openapi.overlay.yaml"
-    start = "\n  - target: >-\n      $.paths['/mj/task/{task_id}/fetch']"
+    start = "\n  - target: >-\n      $.paths[?@['x-ours']].get.responses"
     before, check, after = overlay.read_text(encoding="utf-8").partition(start)
-    fields_of_ours = (
-        "$.paths['/mj/task/{task_id}/fetch'].get.responses['200'].content['application/json'].schema.properties"
-    )
+    fields_of_ours = "$.paths[?@['x-ours']].get.responses['200'].content['application/json'].schema.properties"
     removal = f"""
   - target: {fields_of_ours}.status.enum
     description: The server sends words of its own.

@@ -93,6 +93,7 @@ def test_a_task_with_any_status_of_success_is_one(status: int, shell: Shell) -> 
         ({"error": {"message": "x (request id: a) (request id: b)"}}, None, "x (request id: a) (request id: b)", "b"),
         ({"error": {"message": None, "code": "rate"}, "message": "outer"}, "rate", "outer", None),
         ({"error": "proxy_url_invalid"}, None, "proxy_url_invalid", None),
+        ({"detail": "Not Found"}, None, "Not Found", None),
         ({"error": {"code": [1], "message": {}}}, None, "", None),
         (HTML, None, "New API", None),
         ("<html>", None, "", None),
@@ -218,6 +219,13 @@ def test_a_mistake_in_the_program_is_not_called_a_fault_of_the_network(shell: Sh
 def test_a_page_made_to_be_slow_to_read_is_not(shell: Shell) -> None:
     assert caught(shell, reply("<title" * 10**6, 502)).message == ""
     assert len(caught(shell, reply(f"<title>{'x' * 10**6}</title>", 502)).message) <= 4000
+
+
+def test_raise_for_status_of_another_client_is_a_connection_error(shell: Shell) -> None:
+    def wrapper(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(502, request=request).raise_for_status()
+
+    assert type(caught(shell, wrapper)) is APIConnectionError
 
 
 def test_the_text_of_an_error_names_its_task(shell: Shell) -> None:

@@ -81,6 +81,13 @@ class UnshowableError(Exception):
         raise RuntimeError(KEY)
 
 
+class FrozenError(Exception):
+    """An error that cannot be changed."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(name)
+
+
 def noted() -> Exception:
     """An error whose note, cause and context hold the key."""
     error, cause = ValueError("harmless"), ValueError("harmless")
@@ -107,6 +114,7 @@ ANSWERS = [
         )
     ],
     reply("", 401, x_oneapi_request_id=KEY, retry_after=KEY),
+    reply("", 401, **{f"x-{number}": KEY for number in range(2000)}),
     reply("", 302, location=f"https://evil.example/{KEY}?{KEY}"),
     breaks_off(f"after {KEY}"),
     says(f"Invalid {KEY}"),
@@ -121,6 +129,7 @@ ANSWERS = [
             httpx.ConnectError("x", request=httpx.Request("GET", URL, headers={"Authorization": KEY})),
             ExceptionGroup("several", [ValueError(KEY)]),
             UnshowableError(),
+            FrozenError(KEY),
             noted(),
         ],
     ),

@@ -125,6 +125,7 @@ def test_a_picture_of_a_running_task_is_a_preview() -> None:
     [
         (EXAMPLE["imageUrl"], datetime(2024, 11, 4, 8, 17, 35, tzinfo=UTC)),
         ("https://cdn/x.png?hm=ab&is=6727319f&ex=6728831f", datetime(2024, 11, 4, 8, 17, 35, tzinfo=UTC)),
+        ("https://cdn/x.png?ex=5f5e0ff&is=1&hm=1", datetime(1973, 3, 3, 9, 46, 39, tzinfo=UTC)),
         ("https://cdn/x.png?ex=6728831f", None),
         ("https://cdn/x.png?ex=zz&is=1&hm=1", None),
         ("https://cdn/x.png?ex=ffffffffffff&is=1&hm=1", None),

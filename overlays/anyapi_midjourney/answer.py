@@ -19,6 +19,10 @@ BODY_LIMIT = 8 * 2**20
 """Bytes of a body, unpacked. Real ones have 0.2 to 7 kB."""
 DEPTH_LIMIT = 64
 """Objects and arrays within each other. Real bodies have 3."""
+NODE_LIMIT = 10_000
+"""Objects and arrays in all, lest 2 kB of gzip take seconds to convert. Real bodies have 20."""
+
+_BODY = "anyapi_midjourney.body"
 
 M = TypeVar("M", models.Button, models.Video)
 
@@ -33,12 +37,13 @@ class Body:
         self._raw = bytearray()
 
     def take(self, chunk: bytes) -> None:
-        """Adds what has arrived."""
-        self._raw += chunk
+        """Adds what has arrived, up to the limit."""
+        if not self.exceeds_limit():
+            self._raw += chunk
 
-    def exceeds(self, limit: int = BODY_LIMIT) -> bool:
-        """Whether more than so many bytes have arrived."""
-        return len(self._raw) > limit
+    def exceeds_limit(self) -> bool:
+        """Whether the rest is not worth reading."""
+        return len(self._raw) > BODY_LIMIT
 
     def replace_in(self, response: httpx.Response, auth: BearerAuth) -> None:
         """Puts what was read in the place of what was sent, for `parsed_body` and for the generated code."""
@@ -46,30 +51,37 @@ class Body:
         plain = bytes(self._raw)
         if encoding := headers.get("content-encoding"):
             plain = _unpacked(plain, encoding)
-            del response.headers["content-encoding"]
+            del response.headers["content-encoding"], headers["content-encoding"]
         # By the contract always UTF-8, whatever charset is declared.
-        text = plain.decode("utf-8-sig", "replace")
+        text = plain.decode("utf-8", "replace").removeprefix("\ufeff")
         if len(plain) > BODY_LIMIT:
             text = f"(a body of more than {BODY_LIMIT >> 20} MiB)"
+        nodes = text.count("{") + text.count("[")
+        if nodes > NODE_LIMIT:
+            text = f"(a body of more than {NODE_LIMIT} objects and arrays)"
         data: Json
         try:
             data = json.loads(text)
-            if auth.may_hide_in(text) or text.count("{") + text.count("[") > DEPTH_LIMIT:
+            if auth.may_hide_in(text) or nodes > DEPTH_LIMIT:
                 data = _redacted(data, auth)
                 text = json.dumps(data)
         except (ValueError, RecursionError):
             data = text = auth.redact(text).strip()
-        for name, value in headers.items():
-            if (clean := auth.redact(value)) != value:
-                response.headers[name] = clean
+        if auth.redact(joined := " ".join(headers.values())) != joined:
+            response.headers = httpx.Headers({name: auth.redact(value) for name, value in headers.items()})
         response.extensions.pop("reason_phrase", None)  # it can echo the key too; httpx has one for each status
         response.stream = httpx.ByteStream(text.encode())
-        response.extensions["anyapi_midjourney.body"] = text if isinstance(data, str) else data
+        response.extensions[_BODY] = text if isinstance(data, str) else data
+
+
+def was_read(response: httpx.Response) -> bool:
+    """Whether `parsed_body` has something to give."""
+    return _BODY in response.extensions
 
 
 def parsed_body(response: httpx.Response) -> Json:
     """What an answer says: an object, array, number or null if it is JSON, parsed once; all else as its text."""
-    return cast("Json", response.extensions["anyapi_midjourney.body"])
+    return cast("Json", response.extensions[_BODY])
 
 
 def as_text(value: object) -> str | None:

@@ -88,13 +88,13 @@ class BearerAuth(httpx.Auth):
             if id(link) in seen:
                 continue
             seen.add(id(link))
-            link.__traceback__ = None
-            if isinstance(link, httpx.RequestError):
-                with suppress(RuntimeError):  # it was raised without one
-                    link.request = httpx.Request(link.request.method, link.request.url)
             try:
+                link.__traceback__ = None
+                if isinstance(link, httpx.RequestError):
+                    with suppress(RuntimeError):  # it was raised without one
+                        link.request = httpx.Request(link.request.method, link.request.url)
                 words = f"{link} {link!r} {link.args} {vars(link)}"
-            except Exception:  # noqa: BLE001  (it cannot even be shown)
+            except Exception:  # noqa: BLE001  (it cannot be changed, or not even shown)
                 return None
             if self.redact(words) != words:
                 return None

@@ -96,7 +96,7 @@ class Button:
     @property
     def _parsed_id(self) -> tuple[str | None, int | None, int | None, str | None]:
         """Family, factor, index and job of `MJ::[JOB::]family[::factor][::index][::job][::SOLO]`."""
-        head, *rest = (self.custom_id or "").split("::")
+        head, *rest = (self.custom_id or "").split("::", 8)[:8]  # real ones have six parts
         if rest and rest[0].upper() == "JOB":
             del rest[0]
         if head != "MJ" or not rest or not rest[0]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import operator
 import re
 import time
+from http.cookiejar import CookieJar
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, TypeVar, Unpack, cast
 
 import httpx
@@ -13,7 +13,7 @@ import httpx
 from anyapi_midjourney_generated import AuthenticatedClient, models
 from anyapi_midjourney_generated.api.tasks import fetch_task
 
-from .answer import BODY_LIMIT, Body, parsed_body
+from .answer import Body, parsed_body, was_read
 from .auth import BearerAuth, checked_base_url
 from .errors import (
     APIConnectionError,
@@ -57,6 +57,11 @@ class _AsyncOptions(_Options, total=False):
     event_hooks: Mapping[str, Sequence[Callable[..., Awaitable[object]]]]
 
 
+class _NoCookies(CookieJar):
+    def extract_cookies(self, response: object, request: object) -> None:
+        """Keeps none: the API has none, and the standard library warns of some that a hostile server can send."""
+
+
 class _Client:
     """What both clients are made of. No I/O."""
 
@@ -68,13 +73,13 @@ class _Client:
         self._base_url = checked_base_url(base_url, BASE_URL)
         self._auth = auth.bind(self._base_url)
         try:
-            usable = 0 < request_timeout < math.inf and operator.index(retries) >= 0 < operator.index(max_in_flight)
+            usable = 0 < request_timeout < 10**6 and operator.index(retries) >= 0 < operator.index(max_in_flight)
         except TypeError:
             usable = False
         if not usable:
             raise ConfigurationError(
-                "request_timeout is seconds above 0, retries a whole number from 0 and max_in_flight one from 1, "
-                f"not {request_timeout!r}, {retries!r} and {max_in_flight!r}."
+                "request_timeout is seconds above 0 and below 1e6, retries a whole number from 0 and max_in_flight one "
+                f"from 1, not {request_timeout!r}, {retries!r} and {max_in_flight!r}."
             )
         self._retries = retries
         self._timeout = httpx.Timeout(request_timeout, pool=None)  # to wait one's turn is no fault of the network
@@ -119,20 +124,21 @@ class _Client:
         if unknown := sorted(given.keys() - known):
             names = "api_key, base_url, request_timeout, retries, max_in_flight, " + ", ".join(sorted(known))
             raise TypeError(f"There is no option {', '.join(unknown)}. There are: {names}.")
-        hooks: Mapping[str, Sequence[Callable[..., object]]] = given.get("event_hooks") or {}
-        options: dict[str, Any] = {
-            "limits": self._limits,
-            **given,
-            "base_url": self._base_url,
-            "auth": self._auth,
-            "timeout": self._timeout,
-            # Only what `Body` unpacks: httpx would ask for more where more is installed.
-            "headers": {"Accept-Encoding": "gzip, deflate", "User-Agent": "anyapi-midjourney"},
-            "follow_redirects": False,
-            # The caller's hooks see every answer, refusals too, but none unread or with the key in it.
-            "event_hooks": {**hooks, "response": [read, *hooks.get("response", ()), judge]},
-        }
         try:
+            hooks: Mapping[str, Sequence[Callable[..., object]]] = given.get("event_hooks") or {}
+            options: dict[str, Any] = {
+                "limits": self._limits,
+                **given,
+                "base_url": self._base_url,
+                "auth": self._auth,
+                "timeout": self._timeout,
+                "cookies": _NoCookies(),
+                # Only what `Body` unpacks: httpx would ask for more where more is installed.
+                "headers": {"Accept-Encoding": "gzip, deflate", "User-Agent": "anyapi-midjourney"},
+                "follow_redirects": False,
+                # The caller's hooks see every answer, refusals too, but none unread or with the key in it.
+                "event_hooks": {**hooks, "response": [read, *hooks.get("response", ()), judge]},
+            }
             return http(**options)
         except Exception as error:
             raise ConfigurationError(
@@ -165,7 +171,8 @@ class _Client:
 
     def _failure(self, error: Exception, task_id: str) -> MidjourneyError:
         """The `MidjourneyError` that an error of a request is, or becomes."""
-        if isinstance(error, httpx.HTTPStatusError):  # the caller's hook calls `raise_for_status`
+        if isinstance(error, httpx.HTTPStatusError) and was_read(error.response):
+            # The caller's hook calls `raise_for_status`.
             response = error.response
             error = refusal(response.status_code, response.headers, parsed_body(response)) or error
         if not isinstance(error, MidjourneyError):
@@ -267,7 +274,7 @@ class Midjourney(_Client):
         for chunk in stream:
             body.take(chunk)
             del chunk  # tracebacks can show locals, and a body can echo the key
-            if body.exceeds():
+            if body.exceeds_limit():
                 break
         stream.close()
         body.replace_in(response, self._auth)
@@ -329,17 +336,19 @@ class AsyncMidjourney(_Client):
 
     async def _read(self, response: httpx.Response) -> None:
         body, stream = Body(), cast("httpx.AsyncByteStream", response.stream)
+        surplus = 0
         try:
             async for chunk in stream:
                 body.take(chunk)
                 del chunk  # as above
-                if body.exceeds():
+                if body.exceeds_limit():
                     # Ends the generators below; a `break` leaves them to the garbage collector, of which trio warns.
                     await stream.aclose()
-                if body.exceeds(2 * BODY_LIMIT):
-                    break  # this one goes on all the same
+                    surplus += 1
+                    if surplus > 1000:
+                        break  # this one does not end
         except Exception:
-            if not body.exceeds():
+            if not body.exceeds_limit():
                 raise
         await stream.aclose()
         body.replace_in(response, self._auth)

@@ -239,7 +239,7 @@ def _words(body: Json) -> tuple[str | int | None, str]:
         value = part.get("code")
         if not code and isinstance(value, str | int) and not isinstance(value, bool):
             code = None if value == "" else value
-        for name in ("message", "description", "msg"):
+        for name in ("message", "description", "msg", "detail"):
             text = part.get(name)
             if not message and isinstance(text, str):
                 message = text.strip()

@@ -40,7 +40,7 @@ class Retry:
     def pause(self, error: MidjourneyError) -> float:
         """Seconds to wait before trying again. Raises the error if it is not transient, or no retry is left.
 
-        A `Retry-After` is obeyed up to 30 s; half a second of jitter keeps many clients from returning together.
+        A `Retry-After` is obeyed up to 30 s. Jitter of half a second keeps many clients from returning together.
         """
         if not self.left or not is_transient(error):
             raise error

@@ -284,7 +284,7 @@ def app(*, speed: float = 1.0, api_key: str = API_KEY, clock: Callable[[], float
         api_key: The key that it takes.
         clock: Seconds, as `time.monotonic` gives them; tests can pass their own.
     """
-    if not speed > 0:
+    if not 0 < speed < math.inf:
         raise ValueError("speed is a number above 0")
     gateway = _Gateway(speed, api_key, clock)
     return Starlette(

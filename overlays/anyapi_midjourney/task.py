@@ -196,7 +196,7 @@ class Task:
     def image_expires_at(self) -> datetime | None:
         """When `image_url` stops working, UTC: read from a Discord address, whose signature lasts 24 hours."""
         signed = _SIGNED.match(self.image_url or "")
-        return _moment(int(signed[1], 16) * 1000) if signed else None
+        return _after_epoch(int(signed[1], 16) * 1000) if signed else None
 
     def button(self, key: str) -> Button:
         """The button with this label or emoji: "U1", "🔄". Raises `ButtonNotFoundError` for none or several."""
@@ -229,7 +229,10 @@ def _percent(value: object) -> int | None:
 
 def _moment(value: object) -> datetime | None:
     number = as_int(value) or 0
-    milliseconds = number if number >= 10**11 else number * 1000  # some gateways send seconds
+    return _after_epoch(number if number >= 10**11 else number * 1000)  # some gateways send seconds
+
+
+def _after_epoch(milliseconds: int) -> datetime | None:
     try:
         return _EPOCH + timedelta(milliseconds=milliseconds) if milliseconds > 0 else None
     except OverflowError:
