@@ -92,12 +92,16 @@ def apply(action: Object, document: Object) -> None:
 
 def apply_overlay(source: Path, overlay: Path) -> Object:
     """The document in `source`, corrected."""
-    document, corrections = load(source), load(overlay)
-    for number, action in enumerate(cast("list[Object]", corrections["actions"]), start=1):
+    document, actions = load(source), load(overlay).get("actions")
+    if not isinstance(actions, list) or not all(isinstance(action, dict) for action in actions):
+        raise OverlayError(f"{overlay}: no OpenAPI Overlay; it has no list of actions.")
+    for number, action in enumerate(cast("list[Object]", actions), start=1):
         try:
             apply(action, document)
         except OverlayError as error:
-            raise OverlayError(f"{source}: action {number} of {overlay} ({action['description']}) {error}") from error
+            raise OverlayError(
+                f"{source}: action {number} of {overlay} ({action.get('description')}) {error}"
+            ) from error
     return document
 
 

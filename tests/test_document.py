@@ -359,11 +359,22 @@ def test_the_client_is_made_by_one_at_a_time(checkout: Checkout) -> None:
     assert checkout.unchanged()
 
 
-@pytest.mark.parametrize("name", ["generator-config.yml", "overlays/openapi.overlay.yaml"])
-def test_a_broken_file_of_ours_loses_nothing_either(name: str, checkout: Checkout) -> None:
-    (checkout.folder / name).write_text("a: [")
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("generator-config.yml", "a: ["),
+        ("overlays/openapi.overlay.yaml", "a: ["),
+        ("overlays/openapi.overlay.yaml", "actions: [x]"),
+        ("overlays/openapi.overlay.yaml", "actions: [{target: $.info}]"),
+        ("overlays/openapi.overlay.yaml", "actions: [{target: '$.info[', remove: true}]"),
+        ("overlays/openapi.overlay.yaml", "actions: [{target: $.info, update: [x]}]"),
+    ],
+)
+def test_a_broken_file_of_ours_loses_nothing_either(name: str, content: str, checkout: Checkout) -> None:
+    (checkout.folder / name).write_text(content)
     result = checkout.make("generate")
     assert result.returncode != 0
+    assert name == "generator-config.yml" or "Traceback" not in result.stderr
     assert checkout.unchanged()
 
 
