@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +16,7 @@ from attrs import frozen
 from anyapi_midjourney import AsyncMidjourney, Midjourney, Task
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Generator, Iterator
 
 KEY = "sk-canary-7f3a91c2"
 TASK_ID = "1730621826053455"
@@ -58,6 +61,21 @@ class Shell:
                 return await mj.fetch(task_id)
 
         return anyio.run(run, backend=self.name)
+
+
+@contextmanager
+def listening(handle: Callable[[socket.socket], object]) -> Generator[str]:
+    """A real server that handles one connection, as it likes; gives its base URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with listener.accept()[0] as connection:
+                handle(connection)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        thread.join()
 
 
 def reply(body: object = EXAMPLE, status: int = 200, **headers: str) -> Callable[[httpx.Request], httpx.Response]:

@@ -32,7 +32,7 @@ from anyapi_midjourney import (
 from anyapi_midjourney_generated import AuthenticatedClient, models
 from anyapi_midjourney_generated.api.tasks import fetch_task
 from anyapi_midjourney_generated.errors import UnexpectedStatus
-from shells import EXAMPLE, KEY, TASK_ID, URL, Shell, Stream, reply
+from shells import EXAMPLE, KEY, TASK_ID, URL, Shell, Stream, listening, reply
 
 Answer = Callable[[httpx.Request], httpx.Response]
 
@@ -276,19 +276,14 @@ def test_what_httpx_refuses_is_a_configuration_error(monkeypatch: pytest.MonkeyP
 def test_proxies_of_the_environment_work(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bytes] = []
 
-    def proxy(listener: socket.socket) -> None:
-        connection, _ = listener.accept()
-        with connection:
-            asked.append(connection.recv(65536).partition(b" HTTP")[0])
-            connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{"id":"1"}')
+    def proxy(connection: socket.socket) -> None:
+        asked.append(connection.recv(65536).partition(b" HTTP")[0])
+        connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{"id":"1"}')
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=proxy, args=(listener,))
-        thread.start()
-        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{listener.getsockname()[1]}")
+    with listening(proxy) as address:
+        monkeypatch.setenv("http_proxy", address)
         with pytest.warns(UserWarning, match="unencrypted"):
             shell.fetch(reply(), transport=None, base_url="http://anyapi.invalid")
-        thread.join()
     assert asked == [f"GET http://anyapi.invalid/mj/task/{TASK_ID}/fetch".encode()]
 
 
@@ -528,21 +523,16 @@ def test_a_body_that_is_too_large_too_deep_or_broken_is_no_answer(body: bytes, e
 def test_an_endless_body_is_read_no_further_than_the_limit(shell: Shell) -> None:
     sent = 0
 
-    def endless(listener: socket.socket) -> None:
+    def endless(connection: socket.socket) -> None:
         nonlocal sent
-        connection, _ = listener.accept()
-        with connection, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
             connection.recv(65536)
             connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
             while True:
                 sent += connection.send(b" " * 2**16)
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=endless, args=(listener,))
-        thread.start()
-        with pytest.raises(InvalidResponseError, match="more than 8 MiB"):
-            shell.fetch(reply(), transport=None, base_url=f"http://127.0.0.1:{listener.getsockname()[1]}")
-        thread.join()
+    with listening(endless) as base_url, pytest.raises(InvalidResponseError, match="more than 8 MiB"):
+        shell.fetch(reply(), transport=None, base_url=base_url)
     assert sent < 32 * 2**20  # buffers on the way included
 
 

@@ -5,7 +5,6 @@ import json
 import pickle
 import socket
 import struct
-import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 
 from anyapi_midjourney import AsyncMidjourney, ConfigurationError, Midjourney, MidjourneyError, Task
 from anyapi_midjourney.auth import BearerAuth
-from shells import EXAMPLE, KEY, ROOT, URL, Shell, Stream, reply
+from shells import EXAMPLE, KEY, ROOT, URL, Shell, Stream, listening, reply
 
 BARE = KEY.removeprefix("sk-")  # what the gateway looks up, and its database may complain of
 HIDDEN = json.dumps(KEY)[1:-1].replace("k", "\\u006b")  # as a hostile server would escape it
@@ -205,19 +204,13 @@ def test_a_client_and_what_it_holds_show_no_key() -> None:
 
 
 def test_a_broken_connection_shows_no_key_in_any_frame() -> None:
-    def reset(listener: socket.socket) -> None:
-        connection, _ = listener.accept()
+    def reset(connection: socket.socket) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.recv(65536)
-        connection.close()
 
     for name in ("sync", "asyncio", "trio"):
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            thread = threading.Thread(target=reset, args=(listener,))
-            thread.start()
-            base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with listening(reset) as base_url:
             error = outcome(Shell(name), None, transport=None, base_url=base_url)
-            thread.join()
         assert isinstance(error, ConnectionError)
         assert KEY not in "\n".join(shown(error))
 

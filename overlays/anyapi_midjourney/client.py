@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from ssl import SSLContext
 
+    from .errors import Json
+
 BASE_URL = "https://www.anyapi.vip"
 """The first server of the vendor's document."""
 
@@ -158,7 +160,7 @@ class _Client:
 
     def _judge(self, response: httpx.Response) -> None:
         """Raises for an answer that is no JSON with a status of success, before generated code sees it."""
-        if error := refusal(response.status_code, response.headers, parsed_body(response)):
+        if error := refusal(*_answer(response)):
             raise error
 
     def _request(self, task_id: str) -> dict[str, Any]:
@@ -166,15 +168,13 @@ class _Client:
         return fetch_task._get_kwargs(task_id)  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
 
     def _task(self, response: httpx.Response, task_id: str) -> Task:
-        fields = task_fields(response.status_code, response.headers, parsed_body(response))
-        return Task.from_model(models.Task.from_dict(fields), task_id)
+        return Task.from_model(models.Task.from_dict(task_fields(*_answer(response))), task_id)
 
     def _failure(self, error: Exception, task_id: str) -> MidjourneyError:
         """The `MidjourneyError` that an error of a request is, or becomes."""
         if isinstance(error, httpx.HTTPStatusError) and was_read(error.response):
             # The caller's hook calls `raise_for_status`.
-            response = error.response
-            error = refusal(response.status_code, response.headers, parsed_body(response)) or error
+            error = refusal(*_answer(error.response)) or error
         if not isinstance(error, MidjourneyError):
             late = isinstance(error, httpx.TimeoutException | TimeoutError)
             cause = self._auth.safe_cause(error)
@@ -187,6 +187,10 @@ class _Client:
             error.__cause__ = cause
         error.task_id = task_id
         return error
+
+
+def _answer(response: httpx.Response) -> tuple[int, httpx.Headers, Json]:
+    return response.status_code, response.headers, parsed_body(response)
 
 
 class Midjourney(_Client):

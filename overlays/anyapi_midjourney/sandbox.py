@@ -120,27 +120,22 @@ _CLIPS = [
 ]
 
 
-# How each task ends, and what was submitted.
-_SUBMITTED: dict[str, tuple[str, str]] = {
-    "describe": ("DESCRIBE", ""),
-    "modal": ("INPAINT", "pig --v 6.1"),
-    "upscale": ("UPSCALE", "pig --v 6.1"),
-    "video": ("VIDEO", "pig --v 6.1"),
-}
+# What was submitted, where it is not IMAGINE, and how each task ends.
+_ACTIONS = {"describe": "DESCRIBE", "modal": "INPAINT", "upscale": "UPSCALE", "video": "VIDEO"}
+_SUCCESS: dict[str, Json] = {"status": "SUCCESS", "progress": "100%"}
 _ENDS: dict[str, dict[str, Json]] = {
-    "success": {"status": "SUCCESS", "progress": "100%", "buttons": _GRID},
+    "success": {**_SUCCESS, "buttons": _GRID},
     # The gateway writes 100% where there is a reason, and where the upstream's own is kept, nothing.
     "failure": {"status": "FAILURE", "progress": "100%", "failReason": "[Invalid parameter] Invalid value"},
     "cancelled": {"status": "CANCEL", "progress": "", "startTime": 0, "finishTime": 0},
     "describe": {
-        "status": "SUCCESS",
-        "progress": "100%",
+        **_SUCCESS,
         "promptEn": _DESCRIPTION,
         "properties": {"finalPrompt": _DESCRIPTION, "finalZhPrompt": ""},
         "buttons": _DESCRIBED,
     },
-    "upscale": {"status": "SUCCESS", "progress": "100%", "buttons": _SINGLE},
-    "video": {"status": "SUCCESS", "progress": "100%", "buttons": _CLIPS},
+    "upscale": {**_SUCCESS, "buttons": _SINGLE},
+    "video": {**_SUCCESS, "buttons": _CLIPS},
     "modal": {},
     "never": {},
 }
@@ -150,8 +145,6 @@ _FAULTS: dict[str, Callable[[], Response]] = {
     "bad-gateway": lambda: HTMLResponse(_NGINX, 502),
     "html": lambda: HTMLResponse(_WEB_PAGE),
 }
-
-
 _KINDS = (EXAMPLE_ID, *_ENDS, *_FAULTS)
 _IDS = ", ".join(_KINDS)
 
@@ -162,10 +155,10 @@ def _kind(task_id: str) -> str | None:
 
 def _row(task_id: str, kind: str, age: float, submitted: int, image_url: str) -> dict[str, Json]:
     """The 18 fields of a task as the gateway saw it `age` seconds after its submission (ms since 1970)."""
-    action, prompt = _SUBMITTED.get(kind, ("IMAGINE", "pig --v 6.1"))
+    prompt = "" if kind == "describe" else "pig --v 6.1"
     row: dict[str, Json] = {
         "id": task_id,
-        "action": action,
+        "action": _ACTIONS.get(kind, "IMAGINE"),
         "customId": "",
         "botType": "",
         "prompt": prompt,
@@ -235,9 +228,10 @@ class _Gateway:
     async def image(self, request: Request) -> Response:
         """`GET /mj/image/{id}`, which asks for no key."""
         task_id: str = request.path_params["id"]
-        if task_id != EXAMPLE_ID and task_id not in self._submitted:
+        kind = _kind(task_id)
+        if kind is None or (task_id != EXAMPLE_ID and task_id not in self._submitted):
             return _json(400, {"error": "midjourney_task_not_found"})
-        row = self._seen(task_id, "")
+        row = self._seen(task_id, kind, "")
         if not row["imageUrl"]:
             return _json(500, {"error": "http_get_image_failed"})
         if row.get("videoUrl"):
@@ -264,10 +258,9 @@ class _Gateway:
             return _json(400, {"code": 4, "description": "task_no_found ", "type": "upstream_error"})
         if fault := _FAULTS.get(kind):
             return fault()
-        return _json(200, self._seen(task_id, str(request.base_url)))
+        return _json(200, self._seen(task_id, kind, str(request.base_url)))
 
-    def _seen(self, task_id: str, base_url: str) -> dict[str, Json]:
-        kind = _kind(task_id) or ""
+    def _seen(self, task_id: str, kind: str, base_url: str) -> dict[str, Json]:
         if kind == EXAMPLE_ID:
             return _EXAMPLE
         now = (self._clock() - self._start) * self._speed
