@@ -55,5 +55,5 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Installing what this needs into .venv/ (once, about a minute)"
 	@$(PYTHON) -m venv .venv
 	@pip install --quiet --constraint constraints.txt pip
-	@pip install --quiet --constraint constraints.txt --editable '.[sandbox]' --group dev
+	@pip install --quiet --constraint constraints.txt --editable '.[aiohttp,sandbox]' --group dev
 	@touch $@

@@ -24,19 +24,24 @@ from .errors import (
     refusal,
     task_fields,
 )
-from .polling import Retry, is_programming_error
+from .outcomes import AsyncOutcomes, Outcomes, pair, task_of
+from .polling import DEFAULT_TIMEOUT, Memory, Retry, Wait, is_programming_error
 from .task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
     from ssl import SSLContext
 
+    import anyio
+
     from .errors import Json
+    from .polling import Outcome
 
 BASE_URL = "https://www.anyapi.vip"
 """The first server of the vendor's document."""
 
 _TASK_ID = re.compile(r"(?!\.+\Z)[\w.~:-]{1,128}", re.ASCII)
+_END = "anyapi_midjourney.end"
 _Http = TypeVar("_Http", httpx.Client, httpx.AsyncClient)
 
 
@@ -84,6 +89,9 @@ class _Client:
                 f"from 1, not {request_timeout!r}, {retries!r} and {max_in_flight!r}."
             )
         self._retries = retries
+        self._request_timeout = request_timeout
+        self._max_in_flight = max_in_flight
+        self._memory = Memory()
         self._timeout = httpx.Timeout(request_timeout, pool=None)  # to wait one's turn is no fault of the network
         self._limits = httpx.Limits(
             max_connections=max_in_flight,
@@ -168,7 +176,27 @@ class _Client:
         return fetch_task._get_kwargs(task_id)  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
 
     def _task(self, response: httpx.Response, task_id: str) -> Task:
-        return Task.from_model(models.Task.from_dict(task_fields(*_answer(response))), task_id)
+        task = Task.from_model(models.Task.from_dict(task_fields(*_answer(response))), task_id)
+        self._memory.sightings += 1
+        return task
+
+    def _wait(
+        self,
+        task_ids: Iterable[str],
+        timeout: float | None,
+        changes: bool,
+        clock: Callable[[], float],
+        max_in_flight: int,
+    ) -> Wait:
+        return Wait(
+            task_ids,
+            self._memory,
+            timeout=timeout,
+            request_timeout=self._request_timeout,
+            max_in_flight=max_in_flight,
+            clock=clock,
+            changes=changes,
+        )
 
     def _failure(self, error: Exception, task_id: str) -> MidjourneyError:
         """The `MidjourneyError` that an error of a request is, or becomes."""
@@ -246,7 +274,6 @@ class Midjourney(_Client):
             APIResponseError: Any other refusal.
 
         """
-        self._check(task_id, self._http.is_closed)
         retry = Retry(self._retries)
         while True:
             try:
@@ -254,6 +281,57 @@ class Midjourney(_Client):
             except MidjourneyError as error:
                 pause = retry.pause(error)
             time.sleep(pause)
+
+    def watch(self, task_id: str, *, timeout: float | None = DEFAULT_TIMEOUT) -> Outcomes[Task]:
+        """The task at first sight and at every change, the last one done, or blocked for 5 minutes.
+
+        A change is one of status, progress, fail reason, buttons, or picture (without the query of its address). How it
+        ended is in the last task; what else `wait` raises is raised here too, but no `TaskError`.
+        """
+        return Outcomes(self._look, self._waiting([task_id], timeout, changes=True), task_of)
+
+    def wait(self, task_id: str, *, timeout: float | None = DEFAULT_TIMEOUT) -> Task:
+        """The task once it has succeeded.
+
+        It looks at once, and then when there can be something new: the gateway refreshes its tasks every 15 s or a
+        little more, and the client learns when. Transient faults are gone through, and `Retry-After` is obeyed, up to a
+        minute, by the whole client.
+
+        Args:
+            task_id: The id that the submission gave.
+            timeout: Seconds; None for no end, 0 for one look. The default is a little above the hour after which the
+                gateway itself gives a task up. It is back within half a second of it, unless the server sends headers
+                byte by byte or a name does not resolve: httpx does not bound these.
+
+        Raises:
+            TaskFailedError: FAILURE; its text begins with the server's reason.
+            TaskCancelledError: CANCEL.
+            TaskBlockedError: MODAL for 5 minutes: a window waits for somebody's answer.
+            WaitTimeoutError: Not done in time; it has the task as last seen. Waiting can go on with the same id.
+            AuthenticationError: Two refusals in a row.
+            PermissionDeniedError: The key may not do this.
+            TaskNotFoundError: Two in a row, and this client has not seen a task before, or has seen another meanwhile;
+                or for 5 minutes. Not of a task that was there before.
+            InvalidResponseError, APIResponseError: Three in a row, and this client has not seen a task before.
+            APIConnectionError: A mistake in the program, such as a hook's; others are transient.
+            ConfigurationError: No usable id or time-out, or the client is closed; nothing was sent.
+
+        """
+        return task_of(next(self.as_completed([task_id], timeout=timeout)))
+
+    def as_completed(
+        self, task_ids: Iterable[str], *, timeout: float | None = DEFAULT_TIMEOUT
+    ) -> Outcomes[tuple[str, Outcome]]:
+        """Each id with its task, or with the error that `wait` would raise, as they end.
+
+        There is one request under way at a time: for more than a hundred ids or so take `AsyncMidjourney`.
+
+        Args:
+            task_ids: Any number, drawn as there is time to ask for them. An id that comes twice has one outcome.
+            timeout: Seconds for all of them together, from now, the time between two outcomes included.
+
+        """
+        return Outcomes(self._look, self._waiting(task_ids, timeout), pair)
 
     def close(self) -> None:
         """Closes the connections. The client cannot be used afterwards."""
@@ -265,9 +343,15 @@ class Midjourney(_Client):
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _look(self, task_id: str) -> Task:
+    def _waiting(self, task_ids: Iterable[str], timeout: float | None, *, changes: bool = False) -> Wait:
+        return self._wait(task_ids, timeout, changes, time.monotonic, max_in_flight=1)
+
+    def _look(self, task_id: str, allowance: Callable[[], float] | None = None) -> Task:
+        self._check(task_id, self._http.is_closed)
         try:
             request = self._http.build_request(**self._request(task_id))
+            if allowance:
+                _bound(request, allowance())
             return self._task(self._http.send(request, stream=True), task_id)  # `_read` has read it already
         except Exception as error:  # noqa: BLE001  (each transport has its own)
             failure = self._failure(error, task_id)
@@ -275,9 +359,12 @@ class Midjourney(_Client):
 
     def _read(self, response: httpx.Response) -> None:
         body, stream = Body(), cast("httpx.SyncByteStream", response.stream)
+        end = response.request.extensions.get(_END)
         for chunk in stream:
             body.take(chunk)
             del chunk  # tracebacks can show locals, and a body can echo the key
+            if end and time.monotonic() > end:
+                raise httpx.ReadTimeout("The body takes too long.")
             if body.exceeds_limit():
                 break
         stream.close()
@@ -304,6 +391,7 @@ class AsyncMidjourney(_Client):
         del api_key  # tracebacks can show locals
         super().__init__(auth, base_url, request_timeout, retries, max_in_flight)
         known = _AsyncOptions.__optional_keys__
+        self._turns: anyio.Semaphore | None = None  # made where the event loop runs
         self._http = self._open(httpx.AsyncClient, httpx_options, known, self._read, self._async_judge)
         self._generated.set_async_httpx_client(self._http)
 
@@ -311,7 +399,6 @@ class AsyncMidjourney(_Client):
         """`Midjourney.fetch`, awaited."""
         import anyio  # noqa: PLC0415  (it comes with httpx, which imports it only when it is needed, as we do)
 
-        self._check(task_id, self._http.is_closed)
         retry = Retry(self._retries)
         while True:
             try:
@@ -319,6 +406,23 @@ class AsyncMidjourney(_Client):
             except MidjourneyError as error:
                 pause = retry.pause(error)
             await anyio.sleep(pause)
+
+    def watch(self, task_id: str, *, timeout: float | None = DEFAULT_TIMEOUT) -> AsyncOutcomes[Task]:
+        """`Midjourney.watch`, for `async for`."""
+        return AsyncOutcomes(self._look, self._waiting([task_id], timeout, changes=True), task_of)
+
+    async def wait(self, task_id: str, *, timeout: float | None = DEFAULT_TIMEOUT) -> Task:  # noqa: ASYNC109
+        """`Midjourney.wait`, awaited; here the time-out holds whatever the server does."""
+        return task_of(await anext(self.as_completed([task_id], timeout=timeout)))
+
+    def as_completed(
+        self, task_ids: Iterable[str], *, timeout: float | None = DEFAULT_TIMEOUT
+    ) -> AsyncOutcomes[tuple[str, Outcome]]:
+        """`Midjourney.as_completed`, for `async for`, with up to `max_in_flight` requests under way, for any number.
+
+        Nothing is under way between two outcomes, so a loop may be left at any time. To draw an id must not block.
+        """
+        return AsyncOutcomes(self._look, self._waiting(task_ids, timeout), pair)
 
     async def aclose(self) -> None:
         """Closes the connections. The client cannot be used afterwards."""
@@ -330,10 +434,23 @@ class AsyncMidjourney(_Client):
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
-    async def _look(self, task_id: str) -> Task:
+    def _waiting(self, task_ids: Iterable[str], timeout: float | None, *, changes: bool = False) -> Wait:
+        import anyio  # noqa: PLC0415  (as above)
+
+        return self._wait(task_ids, timeout, changes, anyio.current_time, self._max_in_flight)
+
+    async def _look(self, task_id: str, allowance: Callable[[], float] | None = None) -> Task:
+        import anyio  # noqa: PLC0415  (as above)
+
+        self._check(task_id, self._http.is_closed)
+        if self._turns is None:
+            # Without it more would wait in httpx's pool, where each costs time for each.
+            self._turns = anyio.Semaphore(self._max_in_flight, fast_acquire=True)
         try:
             request = self._http.build_request(**self._request(task_id))
-            return self._task(await self._http.send(request, stream=True), task_id)
+            async with self._turns:
+                with anyio.fail_after(allowance() if allowance else None):
+                    return self._task(await self._http.send(request, stream=True), task_id)
         except Exception as error:  # noqa: BLE001  (as above)
             failure = self._failure(error, task_id)
         raise failure
@@ -359,3 +476,15 @@ class AsyncMidjourney(_Client):
 
     async def _async_judge(self, response: httpx.Response) -> None:
         self._judge(response)
+
+
+def _bound(request: httpx.Request, seconds: float) -> None:
+    """Has a request end in time as a whole: httpx bounds only each of its steps."""
+    end = request.extensions[_END] = time.monotonic() + seconds
+
+    def clip(*_: object) -> None:
+        left = max(end - time.monotonic(), 0.001)
+        request.extensions["timeout"].update(connect=left, read=left, write=left, pool=left)
+
+    clip()
+    request.extensions["trace"] = clip  # httpcore calls it before each step

@@ -202,6 +202,16 @@ def task_fields(status: int, headers: Mapping[str, str], body: Json) -> dict[str
     raise (TaskNotFoundError if _says_no_such_task(body) else InvalidResponseError)(status, headers, body)
 
 
+def task_error(task: Task) -> TaskError:
+    """What a wait ends with, if the task did not succeed."""
+    if task.status == "CANCEL":
+        return TaskCancelledError("The task was cancelled at the proxy (CANCEL): submit it anew.", task)
+    if task.status == "MODAL":
+        return TaskBlockedError("The task waits for a window (MODAL): answer it with POST /mj/submit/modal.", task)
+    reason = quoted(task.fail_reason) if task.fail_reason else "The server gave no reason"
+    return TaskFailedError(f"{reason} (FAILURE). The task failed; mend what the reason says, and submit it anew.", task)
+
+
 def quoted(text: str) -> str:
     """A server's words in quotation marks, on one line, without what a terminal obeys, and not endless."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text[:1000]).split())
