@@ -9,7 +9,7 @@ from math import ceil, floor
 from attrs import define
 
 ROUND = 15.0
-"""Seconds that the gateway sleeps between two rounds: UpdateMidjourneyTaskBulk in new-api's `controller/midjourney.go`."""
+"""Seconds that the gateway sleeps between rounds (new-api, `controller/midjourney.go`, UpdateMidjourneyTaskBulk)."""
 PACE = 5.0
 """Seconds between two looks where there is no beat; more often brings nothing, by the vendors' own advice."""
 
