@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
+import selectors
 import socket
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import httpx
+import trio.abc
 from attrs import frozen
 
 from anyapi_midjourney import AsyncMidjourney, Midjourney, Task
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator, Iterator
+
+    import pytest
 
 KEY = "sk-canary-7f3a91c2"
 TASK_ID = "1730621826053455"
@@ -62,6 +69,22 @@ class Shell:
 
         return anyio.run(run, backend=self.name)
 
+    def use(self, clock: Clock, transport: Any, script: Callable[[Any], Any], **options: Any) -> list[Any]:
+        """What `script` makes of a client in the time of the clock: all items of an iterator, or one result."""
+        options = {"api_key": KEY, "transport": transport, **options}
+        if self.name == "sync":
+            with Midjourney(**options) as mj:
+                result = script(mj)
+                return list(result) if hasattr(result, "__next__") else [result]
+
+        async def run() -> list[Any]:
+            async with AsyncMidjourney(**options) as mj:
+                result = script(mj)
+                return [item async for item in result] if hasattr(result, "__anext__") else [await result]
+
+        loop = {"loop_factory": lambda: asyncio.SelectorEventLoop(_Selector(clock))}
+        return anyio.run(run, backend=self.name, backend_options=loop if self.name == "asyncio" else {"clock": clock})
+
 
 @contextmanager
 def listening(handle: Callable[[socket.socket], object]) -> Generator[str]:
@@ -84,3 +107,44 @@ def reply(body: object = EXAMPLE, status: int = 200, **headers: str) -> Callable
     content = content if isinstance(content, bytes) else json.dumps(content, ensure_ascii=False).encode()
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     return lambda _: httpx.Response(status, headers=names, stream=Stream(content))
+
+
+class Clock(trio.abc.Clock):
+    """Time for all three shells, in which every pause is over at once. Real sockets have no place in it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "time", lambda: 1.7e9 + self.now)
+        monkeypatch.setattr(time, "sleep", self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds >= 0
+        self.now += seconds
+
+    def start_clock(self) -> None:
+        pass
+
+    def current_time(self) -> float:
+        return self.now
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:
+        """Trio asks only when nothing else is to be done."""
+        if deadline < math.inf:
+            self.now = max(self.now, deadline)
+            return 0
+        return math.inf
+
+
+class _Selector(selectors.DefaultSelector):
+    """As does asyncio."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if events := super().select(0):
+            return events
+        self._clock.sleep(max(timeout or 0, 0))
+        return []

@@ -17,6 +17,7 @@ _EAGER = 3.9  # seconds between two looks until the first change is seen, on whi
 _LOOKS = 3  # spread over a window
 _CLOSEST = 0.5  # seconds between two looks
 _SHARP = 2.6  # seconds; two catches this narrow tell how long a round was
+_VAGUE = ROUND - 1  # seconds; a window this wide tells nothing
 _CERTAIN = 3  # the most trust
 
 
@@ -30,7 +31,7 @@ class Beat:
     *Catch.* If a task is found changed at t1 and was not at t0, a refresh came in (t0, t1].
 
     *Window.* No round is shorter than its sleep. So the k-th refresh after a catch comes in
-    [t0 + 15 k, t1 + (15 + late) k], with `late` the most by which a round was seen to be longer, slowly forgotten. Of a
+    [t0 + 15 k, t1 + (15 + late) k], with `late` the most by which rounds were seen to be longer, slowly forgotten. Of a
     gateway that was caught after the window, `early` is what its rounds take at least.
 
     *Looks.* Three, spread over the window. A refresh that comes between two of them is a catch a third as wide, so each
@@ -39,9 +40,11 @@ class Beat:
     *Silence.* A refresh need not change a task, so a silent window proves nothing. One look after it, 5 s later while
     little is known and 1 s when much is, finds a slower gateway; and the windows widen with k by themselves.
 
-    *Disproof.* A task that changes twice within 15 s has no such loop behind it, as at a proxy without a gateway. That
-    is likely if the very first looks find a change, so then, until a second catch fits, one more look is made halfway
-    to the window. Disproved, the beat gives way to plain polling until three changes in a row fit.
+    *Doubt.* A task that changes twice within 15 s has no such loop behind it, as at a proxy without a gateway. That is
+    likely if the very first looks find a change, so then, until a second catch fits, one more look is made halfway to
+    the window. Disproved, the beat gives way to plain polling until three changes in a row fit. And since the proxies
+    are asked one after the other, a task that was not caught yet may come earlier or later in the round than those that
+    were: for it there is a look just before the window, and if it has changed by then, the last catch is forgotten.
 
     One beat serves all tasks of a client, together and one after another. Times are seconds of a clock that goes on
     while the machine sleeps: after an hour under a closed lid windows are wider than a round, and are not used.
@@ -67,53 +70,63 @@ class Beat:
         if before is not None and now - before < ROUND:
             self._trust = 0 if self._trust > 1 else -3
         elif last is None:
-            self._trust = 1 if quiet >= 2 * PACE else 0
+            self._trust = max(self._trust, 1) if quiet >= 2 * PACE and self._trust >= 0 else self._trust
         else:
-            apart = (since + now) / 2 - sum(last) / 2
-            rounds = round(apart / (ROUND + self._late / 2))
-            if rounds < 1:  # another task, changed by the same refresh
-                since, now = max(since, last[0]), min(now, last[1])
-                self._caught = (since, now) if since < now else last
-                return
-            self._learn(last, rounds, since, now, apart)
-            since = max(since, min(last[0] + ROUND * rounds, now))
+            since, now = self._compare(last, since, now)
         if now - since <= ROUND / 2:  # else it says nothing
             self._caught = since, now
 
-    def next_look(self, now: float, *, first: bool) -> float:
-        """When to look again at a task that was looked at just now, for the first time or not, and is not done."""
+    def next_look(self, now: float, *, first: bool, caught: bool) -> float:
+        """When to look again at a task that is not done.
+
+        Args:
+            now: When it was looked at.
+            first: Whether for the first time.
+            caught: Whether a change of this task was seen already.
+        """
         last = self._caught
-        if last is None:
+        if last is None or self._trust < 0:
             return now + (PACE if first or self._trust < 0 else _EAGER)
         for rounds in count(max(1, floor((now - last[1]) / (ROUND + self._late)))):
             start, end = self._window(last, rounds)
-            if self._trust < 0 or end - start > ROUND - 1:
+            if end - start > _VAGUE:
                 break
             looks = min(_LOOKS, ceil((end - start) / _CLOSEST))
             step = (end - start) / looks
-            plan = [start + step * n for n in range(1, looks + 1)]
+            plan = [] if caught else [start - 2 * _CLOSEST]
+            plan += [start + step * n for n in range(1, looks + 1)]
             plan.append(end + self._patience)
             if rounds == 1 and self._trust < 1:
                 plan.insert(0, (last[1] + start) / 2)
             for look in plan:
-                if look > now + _CLOSEST:
+                if look > now + _CLOSEST / 4:  # the jitter of one look does not cost the next
                     # Jitter, so that a million clients do not look in the same millisecond.
                     return look + random.uniform(0, min(0.5, step / 4))  # noqa: S311  (no secret)
         return now + PACE
 
-    def _learn(self, last: tuple[float, float], rounds: int, since: float, now: float, apart: float) -> None:
+    def _compare(self, last: tuple[float, float], since: float, now: float) -> tuple[float, float]:
+        """Learns from a catch and the one before it. Returns the catch in the light of that one."""
+        rounds = floor((now - last[0]) / ROUND)
+        if rounds < 1 and since < last[1] and now > last[0]:  # another task, changed by the same refresh
+            return max(since, last[0]), min(now, last[1])
         start, end = self._window(last, rounds)
-        after = since >= end
-        if after or max(now - since, last[1] - last[0]) <= _SHARP:
-            late = min(max(apart / rounds - ROUND, 0.0), 6.0)
+        if end - start > _VAGUE:
+            return since, now
+        if rounds < 1 or since >= end + self._patience:
+            self._trust = -3 if self._trust < 0 else 0
+            self._caught = None
+            return since, now
+        late = min(max(((since + now) / 2 - sum(last) / 2) / rounds - ROUND, 0.0), 6.0)
+        certain = since >= end or max(now - since, last[1] - last[0]) <= _SHARP
+        if rounds <= 2 and (certain or late < self._late):  # of more rounds there might be one more or less
             self._late = max(late, self._late + (late - self._late) / 10)
-            self._early = max(0.0, min((since - last[1]) / rounds - ROUND, late)) if after else self._early
+            if since >= end:
+                self._early = max(0.0, min((since - last[1]) / rounds - ROUND, late))
         if since < start:  # found by the first look: who knows how long before
             self._early = 0.0
-        if now <= start or since >= end + self._patience:
-            self._trust = -3 if self._trust < 0 else 0
-        elif since >= start - _CLOSEST:
+        if since >= start - _CLOSEST:
             self._trust = min(self._trust + 1, _CERTAIN)
+        return max(since, min(last[0] + ROUND * rounds, now)), now
 
     def _window(self, last: tuple[float, float], rounds: int) -> tuple[float, float]:
         return last[0] + (ROUND + self._early) * rounds, last[1] + (ROUND + self._late) * rounds

@@ -204,7 +204,7 @@ class _Client:
             # The caller's hook calls `raise_for_status`.
             error = refusal(*_answer(error.response)) or error
         if not isinstance(error, MidjourneyError):
-            late = isinstance(error, httpx.TimeoutException | TimeoutError)
+            late = _is_late(error)
             cause = self._auth.safe_cause(error)
             said = quoted(f"{type(error).__name__} {cause}") if cause else type(error).__name__
             advice = "Check the network and the base URL, then ask again."
@@ -476,6 +476,13 @@ class AsyncMidjourney(_Client):
 
     async def _async_judge(self, response: httpx.Response) -> None:
         self._judge(response)
+
+
+def _is_late(error: Exception) -> bool:
+    cause = error.__cause__
+    if isinstance(error, httpx.ConnectTimeout) and type(cause).__module__.startswith("aiohttp"):
+        return isinstance(cause, TimeoutError)  # httpx-aiohttp calls every lost connection so
+    return isinstance(error, httpx.TimeoutException | TimeoutError)
 
 
 def _bound(request: httpx.Request, seconds: float) -> None:

@@ -226,12 +226,12 @@ class Wait:
                 look.last = self._end is not None
                 self._in_flight.add(look)
                 return look
-            if not self._heap and not self._in_flight:
+            if not self._heap and not self._in_flight and self._ids is None:
                 return None
-        until = self._end or self._deadline
-        if len(self._in_flight) < self._max_in_flight and self._heap:
-            held = self._memory.held_until if self._end is None else now
-            until = min(until, max(self._heap[0][0], held))
+        until = self._deadline if self._end is None else self._end
+        if len(self._in_flight) < self._max_in_flight:
+            due = now if self._ids is not None else self._heap[0][0] if self._heap else inf
+            until = min(until, max(due, self._memory.held_until if self._end is None else now))
         return max(0.0, until - now)
 
     def allowance(self) -> float:
@@ -242,19 +242,18 @@ class Wait:
 
     def grace(self) -> float:
         """Seconds that the looks in flight may still take, although somebody waits for an outcome that is there."""
-        return GRACE if self._end is None else max(self._end - self._clock(), 0.0)
+        left = GRACE if self._end is None else self._end - self._clock()
+        return max(left, 0.05)  # so that one that is out of time can say so
 
     def answer(self, look: Look, answer: Outcome | None) -> None:
         """Takes the answer to a look; None if it was broken off, and the task is to be asked for again."""
         now = self._clock()
         self._in_flight.discard(look)
-        if answer is None:
-            heappush(self._heap, (now, next(self._pushes), look))
-            return
+        outcome, pause, over = None, 0.0, self._end is not None and now >= self._end
         if isinstance(answer, Task):
             over = now >= self._deadline
             outcome, pause = self._saw(look, answer, now)
-        else:
+        elif answer is not None:
             over = look.last
             outcome, pause = self._missed(look, answer, now)
         if outcome is None and not over:
@@ -292,11 +291,11 @@ class Wait:
 
     def _saw(self, look: Look, task: Task, now: float) -> tuple[Outcome | None, float]:
         """The outcome, if there is one, else the pause until the next look."""
-        time, sent, first = self._memory.beat_time(now), look.sent or 0.0, look.task is None
+        moment, sent, first = self._memory.beat_time(now), look.sent or 0.0, look.task is None
         changed = look.task is not None and _visible(look.task) != _visible(task)
         if changed:
             quiet = look.shown - look.quiet_from
-            self._memory.beat.change(look.shown, time, before=look.change_since, quiet=quiet)
+            self._memory.beat.change(look.shown, moment, before=look.change_since, quiet=quiet)
             look.change_since = look.shown
         if first or changed:
             look.quiet_from = sent
@@ -314,7 +313,7 @@ class Wait:
         blocked = look.blocked_from is not None and now - look.blocked_from >= LASTING
         if task.done or blocked:
             return task if task.succeeded else task_error(task), 0.0
-        return None, self._memory.beat.next_look(time, first=first) - time
+        return None, self._memory.beat.next_look(moment, first=first, caught=look.change_since is not None) - moment
 
     def _missed(self, look: Look, error: MidjourneyError, now: float) -> tuple[Outcome | None, float]:
         """The same of a look that showed no task."""
