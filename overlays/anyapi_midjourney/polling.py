@@ -242,8 +242,8 @@ class Wait:
 
     def grace(self) -> float:
         """Seconds that the looks in flight may still take, although somebody waits for an outcome that is there."""
-        left = GRACE if self._end is None else self._end - self._clock()
-        return max(left, 0.05)  # so that one that is out of time can say so
+        left = (self._deadline if self._end is None else self._end) - self._clock()
+        return min(max(left, 0.05), GRACE)  # so that one that is out of time can say so
 
     def answer(self, look: Look, answer: Outcome | None) -> None:
         """Takes the answer to a look; None if it was broken off, and the task is to be asked for again."""
