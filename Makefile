@@ -9,7 +9,7 @@ READY := .venv/.ready
 help:  ## Show this list
 	@awk -F ':.*##' '/^[a-z]+:.*##/ {printf "  make %-9s%s\n", $$1, $$2}' Makefile
 
-demo: $(READY)  ## Fetch the vendor's example task from the embedded server
+demo: $(READY)  ## Wait for a task of the embedded server, showing its progress
 	@python examples/demo.py
 
 generate: $(READY)  ## Make generated/ anew from openapi.yaml

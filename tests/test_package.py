@@ -36,9 +36,11 @@ def test_the_readme_has_examples_of_both_clients_and_names_every_magic_id() -> N
         assert f"`{name}`" in text
 
 
-def test_the_demo_prints_the_task() -> None:
-    command = [sys.executable, str(ROOT / "examples" / "demo.py")]
+@pytest.mark.slow
+def test_the_demo_shows_the_progress_and_then_the_task() -> None:
+    command = [sys.executable, str(ROOT / "examples" / "demo.py"), "20"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert re.match(r"  0\.0 s  accepted       0 %  \n(?s:.*) s  SUCCESS      100 %  #{25}\n", result.stdout)
     assert "SUCCESS, 100 %" in result.stdout
     assert "U1  U2  U3  U4  🔄  V1  V2  V3  V4" in result.stdout
 

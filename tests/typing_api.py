@@ -1,11 +1,21 @@
 """Typed uses of the public names, only ever checked: mypy and pyright read this file, nothing runs it."""
 
+from contextlib import aclosing
 from datetime import datetime, timedelta
 from typing import assert_type
 
 import httpx
 
-from anyapi_midjourney import APIResponseError, AsyncMidjourney, Button, Midjourney, Task, TaskAction, TaskStatus
+from anyapi_midjourney import (
+    APIResponseError,
+    AsyncMidjourney,
+    Button,
+    Midjourney,
+    MidjourneyError,
+    Task,
+    TaskAction,
+    TaskStatus,
+)
 from anyapi_midjourney_generated import AuthenticatedClient, models
 
 
@@ -13,6 +23,12 @@ def sync() -> None:
     with Midjourney("sk-1", base_url="https://x.example", transport=httpx.HTTPTransport(), trust_env=False) as mj:
         assert_type(mj, Midjourney)
         assert_type(mj.fetch("1"), Task)
+        assert_type(mj.wait("1", timeout=None), Task)
+        for task in mj.watch("1", timeout=60):
+            assert_type(task, Task)
+        outcomes = mj.as_completed(iter(["1"]))
+        assert_type(next(outcomes), tuple[str, Task | MidjourneyError])
+        outcomes.close()
         assert_type(mj.generated, AuthenticatedClient)
 
 
@@ -20,6 +36,13 @@ async def asynchronous() -> None:
     async with AsyncMidjourney(transport=httpx.AsyncHTTPTransport(), event_hooks={"request": []}) as mj:
         assert_type(mj, AsyncMidjourney)
         assert_type(await mj.fetch("1"), Task)
+        assert_type(await mj.wait("1"), Task)
+        async for task in mj.watch("1"):
+            assert_type(task, Task)
+        async with aclosing(mj.as_completed({"1"}, timeout=60)) as outcomes:
+            async for task_id, outcome in outcomes:
+                assert_type(task_id, str)
+                assert_type(outcome, Task | MidjourneyError)
 
 
 def values(task: Task, error: APIResponseError) -> None:
