@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import pickle
 from typing import TYPE_CHECKING, Any, cast
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import anyio
 import httpx
 import pytest
+import trio
 
 from anyapi_midjourney import (
     APIConnectionError,
@@ -531,3 +533,36 @@ def test_a_5xx_is_in_the_time_outs_text(wait: Callable[..., Task]) -> None:
         wait([RUNNING, BUSY], timeout=60)
     assert isinstance(caught.value.last_error, ServerError)
     assert "HTTP 502" in str(caught.value)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_nothing_runs_after_a_loop_was_left(clock: Clock, backend: str) -> None:
+    def running() -> int:
+        if backend == "asyncio":
+            return len(asyncio.all_tasks())
+        return trio.lowlevel.current_statistics().tasks_living
+
+    async def script(mj: Any) -> tuple[int, int]:
+        before = running()
+        async for _ in mj.as_completed(["0s", *[f"60s-{n}" for n in range(50)]]):
+            break
+        return before, running()
+
+    ((before, after),) = Shell(backend).use(clock, Gateway(clock), script)
+    assert before == after
+
+
+def test_many_new_ids_and_due_ones_take_turns(shell: Shell, clock: Clock) -> None:
+    def ids() -> Iterator[str]:
+        for n in range(10_000):
+            clock.sleep(0.05)
+            yield f"8s-{n}"
+
+    def sync(mj: Any) -> str:
+        return cast("str", next(mj.as_completed(ids()))[0])
+
+    async def awaited(mj: Any) -> str:
+        return cast("str", (await anext(mj.as_completed(ids())))[0])
+
+    shell.use(clock, Gateway(clock), sync if shell.name == "sync" else awaited, max_in_flight=1)
+    assert clock.now - 1000 < 30
