@@ -372,7 +372,7 @@ class Midjourney(_Client):
 
 
 class AsyncMidjourney(_Client):
-    """`Midjourney` with `async with` and `await`, on asyncio and trio. Each event loop needs a client of its own.
+    """`Midjourney` with `async with`, `await` and `async for`, on asyncio and trio. Each event loop needs a client of its own.
 
     The arguments and errors are those of `Midjourney`.
     """
