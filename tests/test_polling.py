@@ -86,6 +86,7 @@ class World:
         wait = Wait(
             ids,
             Memory(),
+            check=str,
             timeout=self.timeout,
             request_timeout=30,
             max_in_flight=self.max_in_flight,
@@ -216,6 +217,7 @@ def test_a_waiting_task_takes_less_than_4_kib(answer: str) -> None:
         wait = Wait(
             (f"17306218260{n:05}" for n in range(number)),
             Memory(),
+            check=str,
             timeout=3700,
             request_timeout=30,
             max_in_flight=16,

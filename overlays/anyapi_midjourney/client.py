@@ -6,7 +6,7 @@ import operator
 import re
 import time
 from http.cookiejar import CookieJar
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypedDict, TypeVar, Unpack, cast
 
 import httpx
 
@@ -69,10 +69,11 @@ class _NoCookies(CookieJar):
         """Keeps none: the API has none, and the standard library warns of some that a hostile server can send."""
 
 
-class _Client:
+class _Client(Generic[_Http]):
     """What both clients are made of. No I/O."""
 
     _base_url = httpx.URL()  # repr() must work even if __init__ raised
+    _http: _Http
 
     def __init__(
         self, auth: BearerAuth, base_url: str | None, request_timeout: float, retries: int, max_in_flight: int
@@ -155,16 +156,17 @@ class _Client:
                 f"httpx refuses the options, or the proxies of the environment: {error}"
             ) from error
 
-    def _check(self, task_id: str, closed: bool) -> None:
+    def _check(self, task_id: str) -> None:
         given = cast("object", task_id)
-        if closed:
+        if self._http.is_closed:
             raise ConfigurationError("This client is closed: make a new one.")
-        if self._auth.redact(str(given)) != str(given):
+        if isinstance(given, str) and self._auth.redact(given) != given:
             raise ConfigurationError("This is an API key, not a task id. Nothing was sent.")
         # A blank one or a slash would ask the gateway for something else.
         if not isinstance(given, str) or not _TASK_ID.fullmatch(given):
             allowed = "a string of 1 to 128 of A-Z, a-z, 0-9, '_', '-', '.', '~' and ':'"
-            raise ConfigurationError(f"A task id is {allowed}, not {given!a:.100}.")
+            shown = f"{given!a:.100}" if isinstance(given, str) else f"of type {type(given).__name__}"
+            raise ConfigurationError(f"A task id is {allowed}, not {shown}.")
 
     def _judge(self, response: httpx.Response) -> None:
         """Raises for an answer that is no JSON with a status of success, before generated code sees it."""
@@ -191,6 +193,7 @@ class _Client:
         return Wait(
             task_ids,
             self._memory,
+            check=self._check,
             timeout=timeout,
             request_timeout=self._request_timeout,
             max_in_flight=max_in_flight,
@@ -221,7 +224,7 @@ def _answer(response: httpx.Response) -> tuple[int, httpx.Headers, Json]:
     return response.status_code, response.headers, parsed_body(response)
 
 
-class Midjourney(_Client):
+class Midjourney(_Client[httpx.Client]):
     """Follows Midjourney tasks at AnyAPI by their ids.
 
     Made once and shared: it is safe in many threads, and keeps connections open until `close()` or the end of `with`.
@@ -347,7 +350,7 @@ class Midjourney(_Client):
         return self._wait(task_ids, timeout, changes, time.monotonic, max_in_flight=1)
 
     def _look(self, task_id: str, allowance: Callable[[], float] | None = None) -> Task:
-        self._check(task_id, self._http.is_closed)
+        self._check(task_id)
         try:
             request = self._http.build_request(**self._request(task_id))
             if allowance:
@@ -371,7 +374,7 @@ class Midjourney(_Client):
         body.replace_in(response, self._auth)
 
 
-class AsyncMidjourney(_Client):
+class AsyncMidjourney(_Client[httpx.AsyncClient]):
     """`Midjourney` with `async with`, `await` and `async for`, on asyncio and trio. Each event loop needs a client of its own.
 
     The arguments and errors are those of `Midjourney`.
@@ -442,7 +445,7 @@ class AsyncMidjourney(_Client):
     async def _look(self, task_id: str, allowance: Callable[[], float] | None = None) -> Task:
         import anyio  # noqa: PLC0415  (as above)
 
-        self._check(task_id, self._http.is_closed)
+        self._check(task_id)
         if self._turns is None:
             # Without it more would wait in httpx's pool, where each costs time for each.
             self._turns = anyio.Semaphore(self._max_in_flight, fast_acquire=True)

@@ -61,6 +61,7 @@ class AsyncOutcomes(Generic[_Item]):
     def __init__(self, ask: _AsyncAsk, wait: Wait, pick: _Pick[_Item]) -> None:
         self._ask, self._wait, self._pick = ask, wait, pick
         self._answered: anyio.Event | None = None
+        self._busy = False
 
     def __aiter__(self) -> Self:
         return self
@@ -69,17 +70,23 @@ class AsyncOutcomes(Generic[_Item]):
         import anyio  # noqa: PLC0415  (only when it is needed, as httpx does)
 
         wait = self._wait
+        if self._busy:
+            raise RuntimeError("The next item is being awaited already.")
         if not wait.ready:
-            async with anyio.create_task_group() as looks:
-                while not wait.ready and (step := wait.step()) is not None:
-                    if isinstance(step, Look):
-                        looks.start_soon(self._look, step)
-                    else:
-                        self._answered = anyio.Event()
-                        with anyio.move_on_after(step):
-                            await self._answered.wait()
-                # Those in flight may still bring theirs, for a moment; else they are asked for again.
-                looks.cancel_scope.deadline = anyio.current_time() + wait.grace()
+            self._busy = True
+            try:
+                async with anyio.create_task_group() as looks:
+                    while not wait.ready and (step := wait.step()) is not None:
+                        if isinstance(step, Look):
+                            looks.start_soon(self._look, step)
+                        else:
+                            self._answered = anyio.Event()
+                            with anyio.move_on_after(step):
+                                await self._answered.wait()
+                    # Those in flight may still bring theirs, for a moment; else they are asked for again.
+                    looks.cancel_scope.deadline = anyio.current_time() + wait.grace()
+            finally:
+                self._busy = False
         if (outcome := wait.outcome()) is None:
             raise StopAsyncIteration
         return self._pick(outcome)

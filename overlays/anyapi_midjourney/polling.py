@@ -43,6 +43,8 @@ GRACE = 0.5
 LASTING = 300.0
 """Seconds after which MODAL, or an id that was never found, is taken for what it says."""
 _BETWEEN_REFUSALS = 2.0  # seconds, lest one hiccup make two
+_UNKNOWN_WORDS = 10  # are logged, and no more
+_KEPT = 0.25  # seconds that an outcome is kept back for looks that are due
 _LONGEST_HOLD = 60.0  # seconds that a `Retry-After` is obeyed for; a server can ask for years
 
 _log = logging.getLogger("anyapi_midjourney")
@@ -151,6 +153,7 @@ class Wait:
     Args:
         task_ids: Drawn one by one, as there is time to ask for them. One that comes again is not waited for again.
         memory: The client's.
+        check: Raises `ConfigurationError` for an id that cannot be one.
         timeout: Seconds from now until all must have ended; None means for ever.
         request_timeout: Seconds that one look may take.
         max_in_flight: How many looks may be made at once.
@@ -167,6 +170,7 @@ class Wait:
         task_ids: Iterable[str],
         memory: Memory,
         *,
+        check: Callable[[str], object],
         timeout: float | None,
         request_timeout: float,
         max_in_flight: int = 1,
@@ -177,34 +181,56 @@ class Wait:
         if given is not None and not (isinstance(given, int | float) and given >= 0):
             raise ConfigurationError(f"A timeout is seconds from 0, or None for no end, not {given!r:.100}.")
         if isinstance(task_ids, str | bytes) or not isinstance(cast("object", task_ids), Iterable):
-            raise ConfigurationError("as_completed takes the ids in a list or another iterable; for one there is wait.")
+            raise ConfigurationError(
+                "as_completed takes ids in a list or another iterable, no async one; for one id there is wait."
+            )
         self._ids: Iterator[str] | None = iter(task_ids)
         self._memory = memory
-        self._timeout = inf if timeout is None else float(timeout)
+        self._check = check
+        self._timeout = inf if timeout is None or timeout > 1e9 else timeout
         self._request_timeout = request_timeout
         self._max_in_flight = max_in_flight
         self._clock = clock
         self._changes = changes
         self._deadline = clock() + self._timeout
-        self._end: float | None = None
-        """Of the last round of looks, which begins at the deadline."""
+        self._limit = self._deadline
+        """When the wait is over; half a second later, once the last round of looks has begun."""
+        self._last_round = False
+        self._asked_again = False
+        self._closed = False
         self._drawn: set[str] = set()
         self._drew = False
         self._heap: list[tuple[float, int, Look]] = []
         self._pushes = count()
         self._in_flight: set[Look] = set()
         self._outcomes: deque[tuple[str, Outcome]] = deque()
+        self._kept_from = inf
+        """Since when there has been an outcome that nobody took."""
+        self._slowest = 0.0
+        """About as many seconds as the slowest of the latest answers took."""
         self._broken: Exception | None = None
 
     @property
     def ready(self) -> bool:
-        """Whether to take an outcome now. In the last round there is no time for it: the looks come first."""
-        return bool(self._outcomes or self._broken) and self._end is None
+        """Whether to take an outcome now.
+
+        One that is there is kept back a little as long as looks are due, lest after each the line run empty; and in the
+        last round, when there is no time for anything but looks.
+        """
+        if self._last_round or not (self._outcomes or self._broken):
+            return False
+        if len(self._outcomes) >= 4 * self._max_in_flight or self._max_in_flight == 1:
+            return True
+        now = self._clock()
+        due = self._ids is not None or (self._heap and self._heap[0][0] <= now)
+        return now >= self._kept_from + _KEPT or now < self._memory.held_until or not due
 
     def outcome(self) -> tuple[str, Outcome] | None:
         """An id and its task or error; None if there is none any more. Raises what the iterable of ids raised."""
         if self._outcomes:
-            return self._outcomes.popleft()
+            outcome = self._outcomes.popleft()
+            self._kept_from = self._kept_from if self._outcomes else inf
+            return outcome
         if self._broken:
             error, self._broken = self._broken, None
             raise error
@@ -212,64 +238,74 @@ class Wait:
 
     def step(self) -> Look | float | None:
         """What to do now: make this look; else sleep so many seconds, or until an answer comes; None: nothing more."""
+        if self._closed:
+            return None
         now = self._clock()
-        if self._end is None and now >= self._deadline:
-            self._end = now + GRACE
+        if now >= self._deadline and not self._last_round:
+            self._last_round, self._limit = True, now + GRACE
             self._heap = [(now, order, look) for _, order, look in sorted(self._heap)]
-        if self._end is not None and now >= self._end:
+        held = now < self._memory.held_until
+        if self._last_round and (now >= self._limit or (held and self._asked_again and not self._in_flight)):
             self._give_up(now)
             return None
-        if len(self._in_flight) < self._max_in_flight:
-            look = self._next_look(now)
-            if look:
-                look.sent = self._memory.beat_time(now)
-                look.last = self._end is not None
-                self._in_flight.add(look)
-                return look
-            if not self._heap and not self._in_flight and self._ids is None:
-                return None
-        until = self._deadline if self._end is None else self._end
-        if len(self._in_flight) < self._max_in_flight:
+        free = len(self._in_flight) < self._max_in_flight
+        if free and (look := self._next_look(now)):
+            now = self._clock()  # an id may take its time to be drawn
+            look.sent = self._memory.beat_time(now)
+            look.last = now > self._deadline - GRACE
+            self._in_flight.add(look)
+            return look
+        if not self._heap and not self._in_flight and self._ids is None:
+            return None
+        until = min(self._limit, self._kept_from + _KEPT if not self._last_round else inf)
+        if free:
             due = now if self._ids is not None else self._heap[0][0] if self._heap else inf
-            until = min(until, max(due, self._memory.held_until if self._end is None else now))
+            until = min(until, max(due, self._memory.held_until))
         return max(0.0, until - now)
 
     def allowance(self) -> float:
         """Seconds that a request sent now may take."""
-        now = self._clock()
-        left = max(self._deadline - now, GRACE) if self._end is None else self._end - now
-        return max(min(left, self._request_timeout), 0.001)
+        left = self._limit - self._clock()
+        return max(min(left if self._last_round else max(left, GRACE), self._request_timeout), 0.001)
 
     def grace(self) -> float:
         """Seconds that the looks in flight may still take, although somebody waits for an outcome that is there."""
-        left = (self._deadline if self._end is None else self._end) - self._clock()
-        return min(max(left, 0.05), GRACE)  # so that one that is out of time can say so
+        left = self._limit - self._clock()
+        # As long as others took; a little in any case, so that one that is out of time can say so.
+        return min(max(left, 0.05), GRACE if self._last_round else max(GRACE, min(2 * self._slowest, 5.0)))
 
     def answer(self, look: Look, answer: Outcome | None) -> None:
         """Takes the answer to a look; None if it was broken off, and the task is to be asked for again."""
         now = self._clock()
         self._in_flight.discard(look)
-        outcome, pause, over = None, 0.0, self._end is not None and now >= self._end
+        if self._closed:
+            return
+        over = look.last and now >= self._deadline
         if isinstance(answer, Task):
             over = now >= self._deadline
             outcome, pause = self._saw(look, answer, now)
         elif answer is not None:
-            over = look.last
             outcome, pause = self._missed(look, answer, now)
+        else:
+            look.faults += 1
+            outcome, pause = None, _backoff(look.faults) if look.faults > 1 else 0.0
         if outcome is None and not over:
             heappush(self._heap, (now + pause, next(self._pushes), look))
         else:
-            self._finish(look, outcome or self._timed_out(look, now))
+            self._finish(look, outcome or self._timed_out(look, now), now)
 
     def close(self) -> None:
         """Ends it: there will be no more looks and no more outcomes."""
-        self._ids = None
-        self._heap.clear()
+        self._closed = True
         self._outcomes.clear()
+        self._broken = None
 
     def _next_look(self, now: float) -> Look | None:
-        if now < self._memory.held_until and self._end is None:
-            return None
+        if now < self._memory.held_until:
+            # One last look is not too many; the server may have thought better of it.
+            if not self._last_round or self._asked_again:
+                return None
+            self._asked_again = True
         due = bool(self._heap) and self._heap[0][0] <= now
         # New ids and due ones take turns, so that neither starves.
         new = None if due and self._drew else self._draw()
@@ -277,17 +313,26 @@ class Wait:
         return heappop(self._heap)[2] if due and not new else new
 
     def _draw(self) -> Look | None:
+        """The next id, if there is one, it can be one, and it was not drawn before."""
+        if self._ids is None:
+            return None
         try:
-            for task_id in self._ids or ():
-                if not isinstance(cast("object", task_id), str):
-                    return Look(task_id)  # the client has an error for it
-                if task_id not in self._drawn:
-                    self._drawn.add(task_id)
-                    return Look(task_id)
+            task_id = next(self._ids)
+        except StopIteration:
+            self._ids = None
+            return None
         except Exception as error:  # noqa: BLE001  (the iterable is the caller's)
-            self._broken = error
-        self._ids = None
-        return None
+            self._ids, self._broken = None, error
+            return None
+        try:
+            self._check(task_id)
+        except ConfigurationError as error:
+            self._finish(Look(task_id), error, self._clock())
+            return None
+        if task_id in self._drawn:
+            return None
+        self._drawn.add(task_id)
+        return Look(task_id)
 
     def _saw(self, look: Look, task: Task, now: float) -> tuple[Outcome | None, float]:
         """The outcome, if there is one, else the pause until the next look."""
@@ -300,15 +345,17 @@ class Wait:
         if first or changed:
             look.quiet_from = sent
             if self._changes:
-                self._outcomes.append((look.task_id, task))
+                self._put(look.task_id, task, now)
+        self._slowest = max(moment - sent, 0.9 * self._slowest)
         look.task, look.seen_at, look.shown = task, now, sent
         look.faults = look.refusals = 0
         if task.status != TaskStatus.MODAL:
             look.blocked_from = None
         elif look.blocked_from is None:
             look.blocked_from = now
-        if task.status not in tuple(TaskStatus) and task.status not in self._memory.unknown:
-            self._memory.unknown.add(task.status)
+        unknown = self._memory.unknown
+        if task.status not in (*TaskStatus, *unknown) and len(unknown) < _UNKNOWN_WORDS:
+            unknown.add(task.status)
             _log.warning("A task has the status %s, which is not known here; it is waited for.", quoted(task.status))
         blocked = look.blocked_from is not None and now - look.blocked_from >= LASTING
         if task.done or blocked:
@@ -350,11 +397,10 @@ class Wait:
                 return False
 
     def _give_up(self, now: float) -> None:
-        if not self._heap and (look := self._draw()):
-            self._finish(look, self._timed_out(look, now))
-        while self._heap:
-            look = heappop(self._heap)[2]
-            self._finish(look, self._timed_out(look, now))
+        look = heappop(self._heap)[2] if self._heap else self._draw()
+        while look:
+            self._finish(look, self._timed_out(look, now), now)
+            look = heappop(self._heap)[2] if self._heap else None
 
     def _timed_out(self, look: Look, now: float) -> WaitTimeoutError:
         seen = "it never got an answer"
@@ -366,16 +412,23 @@ class Wait:
             progress = f" {look.task.progress} %" if look.task.progress is not None else ""
             status = look.task.status if look.task.status in tuple(TaskStatus) else quoted(look.task.status)
             seen = f"last seen {status or 'accepted'}{progress} {now - look.seen_at:.0f} s ago"
-        text = f"Not done after {self._timeout:g} s: {seen}. It goes on at the server: wait again with the same id."
+        advice = (
+            "It goes on at the server: wait again with the same id." if look.task else "Check the id, and wait again."
+        )
+        text = f"Not done after {self._timeout:g} s: {seen}. {advice}"
         if look.faults:
             text += f" The last look failed: {look.last_error}"
         error = WaitTimeoutError(text, look.task, look.last_error)
         error.task_id = look.task_id
         return error
 
-    def _finish(self, look: Look, outcome: Outcome) -> None:
+    def _finish(self, look: Look, outcome: Outcome, now: float) -> None:
         if not self._changes or not isinstance(outcome, Task | TaskError):
-            self._outcomes.append((look.task_id, outcome))
+            self._put(look.task_id, outcome, now)
+
+    def _put(self, task_id: str, outcome: Outcome, now: float) -> None:
+        self._outcomes.append((task_id, outcome))
+        self._kept_from = min(self._kept_from, now)
 
 
 def _visible(task: Task) -> tuple[object, ...]:
@@ -385,4 +438,4 @@ def _visible(task: Task) -> tuple[object, ...]:
 
 
 def _backoff(attempt: int) -> float:
-    return min(2.0 ** (attempt - 2), 8.0) * random.uniform(0.5, 1.0)  # noqa: S311  (no secret)
+    return 2.0 ** min(attempt - 2, 3) * random.uniform(0.5, 1.0)  # noqa: S311  (no secret)

@@ -301,6 +301,7 @@ def serve(*, speed: float = 1.0, api_key: str = API_KEY, port: int = 0) -> Gener
     """
     application = app(speed=speed, api_key=api_key)
     listener = socket.create_server(("127.0.0.1", port))
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does so only for sockets of its own
     config = uvicorn.Config(
         application,
         log_level="warning",
