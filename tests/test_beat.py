@@ -29,15 +29,15 @@ class Followed:
 def follow(beat: Beat, start: float, refreshes: list[float], seen: set[int] | None = None) -> Followed:
     """Looks at a task that ends with the last refresh; `seen` are the others that show something."""
     shown = [at for n, at in enumerate(refreshes) if seen is None or n in seen or n == len(refreshes) - 1]
-    now, looked, changed, before, quiet_from = start, 0.0, 0, None, start
+    now, looked, changed, own, quiet_from = start, 0.0, 0, None, start
     for looks in range(1, 10_000):
         count = sum(at <= now for at in shown if at > start)
         if count > changed:
-            beat.change(looked, now, before=before, quiet=looked - quiet_from)
-            changed, before, quiet_from = count, looked, now
+            own = beat.change(looked, now, own=own, quiet=looked - quiet_from)
+            changed, quiet_from = count, now
         if now >= refreshes[-1]:
             return Followed(looks, now - refreshes[-1], now)
-        looked, now = now, beat.next_look(now, first=looks == 1, caught=before is not None)
+        looked, now = now, beat.next_look(now, first=looks == 1, own=own)
         assert looked + 0.12 <= now <= looked + 27
     raise AssertionError
 
@@ -79,9 +79,10 @@ def test_a_known_beat_takes_few_looks_and_finds_the_end_soon(
 
 def test_where_there_is_no_beat_it_is_plain_polling() -> None:
     beat, now = learned(NO_BEAT)
+    own = None
     for _ in range(20):
-        assert beat.next_look(now, first=False, caught=True) == pytest.approx(now + PACE)
-        beat.change(now, now + PACE, before=now - PACE, quiet=0)
+        assert beat.next_look(now, first=False, own=own) == pytest.approx(now + PACE)
+        own = beat.change(now, now + PACE, own=own, quiet=0)
         now += PACE
 
 
@@ -108,7 +109,7 @@ def test_a_refresh_that_shows_nothing_disturbs_nothing() -> None:
 def test_after_the_machine_slept_it_looks_as_at_first() -> None:
     beat, first = learned(DRIFTING)
     later = first + 3600
-    assert beat.next_look(later, first=True, caught=False) - later <= PACE + 0.5
+    assert beat.next_look(later, first=True, own=None) - later <= PACE + 0.5
     assert follow(beat, later, [later + 9]).lag <= PACE
 
 
@@ -144,11 +145,10 @@ def test_a_task_of_a_proxy_that_is_asked_later_in_the_round_is_not_missed_for_lo
 def test_whatever_it_is_told_it_looks_again_soon_and_never_at_once(
     changes: list[tuple[float, float, bool]], start: float
 ) -> None:
-    beat, now, before = Beat(), start, None
-    for gap, width, own in changes:
+    beat, now, own = Beat(), start, None
+    for gap, width, same in changes:
         since = now + gap
         now = since + width
-        beat.change(since, now, before=before if own else None, quiet=gap)
-        before = since
-        for caught in (True, False):
-            assert now + 0.12 <= beat.next_look(now, first=False, caught=caught) <= now + 27
+        own = beat.change(since, now, own=own if same else None, quiet=gap)
+        for catch in (own, None):
+            assert now + 0.12 <= beat.next_look(now, first=False, own=catch) <= now + 27

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import pickle
 from typing import TYPE_CHECKING, Any, cast
@@ -29,7 +30,7 @@ from anyapi_midjourney import (
     TaskNotFoundError,
     WaitTimeoutError,
 )
-from shells import EXAMPLE, TASK_ID, Clock, Shell, reply
+from shells import EXAMPLE, KEY, TASK_ID, Clock, Shell, reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -125,7 +126,7 @@ def test_the_last_look_is_at_the_deadline(wait: Callable[..., Task], clock: Cloc
     assert server.moments[-1] == pytest.approx(10)
 
 
-@pytest.mark.parametrize("timeout", [1.0, 7.3, 40.0])
+@pytest.mark.parametrize("timeout", [1.0, 5.1, 7.3, 40.0])
 def test_it_is_back_half_a_second_after_the_deadline_even_if_the_server_hangs(
     wait: Callable[..., Task], clock: Clock, timeout: float
 ) -> None:
@@ -144,6 +145,11 @@ def test_an_answer_that_comes_after_the_deadline_counts(wait: Callable[..., Task
     assert clock.now - 1000 > 4.9
 
 
+def test_an_outage_of_hours_is_gone_through(wait: Callable[..., Task], clock: Clock) -> None:
+    assert wait([RUNNING, *[reset] * 1100, GOOD], timeout=None).succeeded
+    assert clock.now - 1000 > 3600
+
+
 def test_without_a_time_out_it_waits_for_as_long_as_it_takes(wait: Callable[..., Task], clock: Clock) -> None:
     assert wait([RUNNING] * 3000 + [GOOD], timeout=None).succeeded
     assert clock.now - 1000 > 3700
@@ -155,7 +161,7 @@ def test_by_itself_it_waits_a_little_longer_than_the_gateways_own_hour(shell: Sh
     assert 3600 + 2 * 15 < clock.now - 1000 < 3800
 
 
-@pytest.mark.parametrize("timeout", [-1, float("nan"), "10", [], True and -0.1])
+@pytest.mark.parametrize("timeout", [-1, float("nan"), "10", [], -0.1])
 def test_what_is_no_time_out_is_refused(wait: Callable[..., Task], clock: Clock, timeout: Any) -> None:
     server = Server(clock, GOOD)
     with pytest.raises(ConfigurationError, match="seconds"):
@@ -234,6 +240,15 @@ def test_retry_after_is_obeyed_up_to_a_minute(wait: Callable[..., Task], clock: 
         assert least <= clock.now - start <= most
 
 
+def test_a_client_that_is_held_back_makes_one_last_look_and_no_more(shell: Shell, clock: Clock) -> None:
+    server = Server(clock, reply("", 429, retry_after="100"))
+    outcomes = shell.use(clock, server, lambda mj: mj.as_completed(map(str, range(50)), timeout=10), max_in_flight=2)
+    assert len(outcomes) == 50
+    assert all(isinstance(outcome, WaitTimeoutError) for _, outcome in outcomes)
+    assert len(server.moments) <= 3
+    assert clock.now - 1000 <= 10.6
+
+
 def test_but_not_past_the_deadline(wait: Callable[..., Task], clock: Clock) -> None:
     assert wait([reply("", 503, retry_after="50"), GOOD], timeout=7).succeeded
     assert clock.now - 1000 == pytest.approx(7)
@@ -275,6 +290,14 @@ def test_an_unknown_status_is_waited_on_and_logged_once(
     assert [record.getMessage() for record in caplog.records] == [
         'A task has the status "PAUSED [2J", which is not known here; it is waited for.'
     ]
+
+
+def test_a_server_with_ever_new_words_fills_neither_log_nor_memory(
+    wait: Callable[..., Task], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "anyapi_midjourney"):
+        assert wait([*[task(f"PAUSED {n}") for n in range(50)], GOOD]).succeeded
+    assert len(caplog.records) == 10
 
 
 def test_watch_gives_the_first_sight_and_every_change(shell: Shell, clock: Clock) -> None:
@@ -566,3 +589,75 @@ def test_many_new_ids_and_due_ones_take_turns(shell: Shell, clock: Clock) -> Non
 
     shell.use(clock, Gateway(clock), sync if shell.name == "sync" else awaited, max_in_flight=1)
     assert clock.now - 1000 < 30
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_waits_that_never_get_their_turn_time_out(clock: Clock, backend: str) -> None:
+    async def script(mj: Any) -> list[Any]:
+        found: list[Any] = []
+
+        async def one(n: int) -> None:
+            found.extend([outcome async for outcome in mj.as_completed([f"0s-{n}", f"99s-{n}"], timeout=1.5)])
+
+        async with anyio.create_task_group() as group:
+            for n in range(100):
+                group.start_soon(one, n)
+        return found
+
+    (found,) = Shell(backend).use(clock, Gateway(clock, delay=0.7), script, max_in_flight=4)
+    assert len(found) == len(dict(found)) == 200
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_two_cannot_await_the_same_next_item(clock: Clock, backend: str) -> None:
+    async def script(mj: Any) -> None:
+        outcomes = mj.as_completed(["6s"])
+        async with anyio.create_task_group() as group:
+            group.start_soon(anext, outcomes)
+            await anyio.sleep(0.01)
+            with pytest.raises(RuntimeError, match="already"):
+                await anext(outcomes)
+
+    Shell(backend).use(clock, Gateway(clock), script)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_closing_ends_what_somebody_awaits(clock: Clock, backend: str) -> None:
+    gateway = Gateway(clock)
+
+    asked = 0
+
+    async def script(mj: Any) -> None:
+        nonlocal asked
+        outcomes = mj.as_completed(["60s"])
+        async with anyio.create_task_group() as group:
+
+            async def rest() -> None:
+                assert [outcome async for outcome in outcomes] == []
+
+            group.start_soon(rest)
+            await anyio.sleep(7)
+            await outcomes.aclose()
+            asked = len(gateway.log)
+
+    Shell(backend).use(clock, gateway, script)
+    assert len(gateway.log) == asked
+
+
+def test_ids_that_come_for_ever_end_with_the_time_out(shell: Shell, clock: Clock) -> None:
+    def ids() -> Iterator[str]:
+        while True:
+            clock.sleep(0.01)
+            yield "99s"
+
+    outcomes = shell.use(clock, Gateway(clock), lambda mj: mj.as_completed(itertools.islice(ids(), 1000), timeout=3))
+    assert [task_id for task_id, _ in outcomes] == ["99s"]
+
+
+def test_an_id_that_is_no_id_is_said_so_even_when_no_time_is_left(shell: Shell, clock: Clock) -> None:
+    ids: list[Any] = ["99s", KEY, 10**5000, object]
+    server = Server(clock, 9.0, RUNNING)
+    outcomes = shell.use(clock, server, lambda mj: mj.as_completed(ids, timeout=0), max_in_flight=1)
+    kinds = sorted(type(outcome).__name__ for _, outcome in outcomes)
+    assert kinds == [*["ConfigurationError"] * 3, "WaitTimeoutError"]
+    assert all(KEY not in str(outcome) for _, outcome in outcomes)

@@ -375,9 +375,9 @@ class Midjourney(_Client[httpx.Client]):
 
 
 class AsyncMidjourney(_Client[httpx.AsyncClient]):
-    """`Midjourney` with `async with`, `await` and `async for`, on asyncio and trio. Each event loop needs a client of its own.
+    """`Midjourney` with `async with`, `await` and `async for`, on asyncio and trio.
 
-    The arguments and errors are those of `Midjourney`.
+    Each event loop needs a client of its own. The arguments and errors are those of `Midjourney`.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 import httpx
 from attrs import Factory, define
 
-from .beat import Beat
+from .beat import Beat, Interval
 from .errors import (
     APIConnectionError,
     APIResponseError,
@@ -132,8 +132,8 @@ class Look:
     """When the request was sent that showed `task`."""
     quiet_from: float = 0.0
     """Since when it has not changed."""
-    change_since: float | None = None
-    """The beginning of the interval in which it changed."""
+    caught: Interval | None = None
+    """In which its last refresh came."""
     blocked_from: float | None = None
     faults: int = 0
     """In a row, of any kind."""
@@ -280,7 +280,7 @@ class Wait:
         self._in_flight.discard(look)
         if self._closed:
             return
-        over = look.last and now >= self._deadline
+        over = now >= (self._deadline if look.last else self._deadline + GRACE)
         if isinstance(answer, Task):
             over = now >= self._deadline
             outcome, pause = self._saw(look, answer, now)
@@ -340,8 +340,7 @@ class Wait:
         changed = look.task is not None and _visible(look.task) != _visible(task)
         if changed:
             quiet = look.shown - look.quiet_from
-            self._memory.beat.change(look.shown, moment, before=look.change_since, quiet=quiet)
-            look.change_since = look.shown
+            look.caught = self._memory.beat.change(look.shown, moment, own=look.caught, quiet=quiet)
         if first or changed:
             look.quiet_from = sent
             if self._changes:
@@ -360,7 +359,7 @@ class Wait:
         blocked = look.blocked_from is not None and now - look.blocked_from >= LASTING
         if task.done or blocked:
             return task if task.succeeded else task_error(task), 0.0
-        return None, self._memory.beat.next_look(moment, first=first, caught=look.change_since is not None) - moment
+        return None, self._memory.beat.next_look(moment, first=first, own=look.caught) - moment
 
     def _missed(self, look: Look, error: MidjourneyError, now: float) -> tuple[Outcome | None, float]:
         """The same of a look that showed no task."""
