@@ -31,9 +31,11 @@ test: $(READY)  ## Run the tests
 
 check: drift lint types test  ## Everything that CI runs
 
-bench: $(READY)  ## Measure against plain httpx, the generated client and runwayml
+bench: $(READY)  ## Measure against plain httpx, the generated client, runwayml and others (ten minutes)
 	@python benchmarks/fetch.py
 	@python benchmarks/footprint.py
+	@python benchmarks/beat.py
+	@python benchmarks/fanout.py
 
 clean:  ## Remove all that was installed or built here
 	@rm -rf .venv build

@@ -14,7 +14,7 @@ ROUND = 15.0
 PACE = 5.0
 """Seconds between two looks where there is no beat; more often brings nothing, by the vendors' own advice."""
 
-_EAGER = 4.05  # seconds between two looks until the first change is seen, on which all that follows hangs
+_EAGER = 4.1  # seconds between two looks until the first change is seen, on which all that follows hangs
 _LOOKS = 3  # spread over a window
 _CLOSEST = 0.5  # seconds between two looks
 _SHARP = 2.6  # seconds; two catches this narrow tell how long a round was

@@ -234,7 +234,8 @@ class Midjourney(_Client[httpx.Client]):
         base_url: Where the API is; else `ANYAPI_BASE_URL`, else https://www.anyapi.vip. A path in it is kept.
         request_timeout: Seconds for each of connecting, sending and each read of one request.
         retries: How often `fetch` tries again after a transient fault.
-        max_in_flight: How many requests may be under way at once; more wait their turn.
+        max_in_flight: How many requests may be under way at once; more wait their turn. On httpx's own transport many
+            more than 16 are slower, since its pool looks at every connection for every request.
         httpx_options: Handed on to `httpx.Client`: `transport`, `proxy`, `verify`, `cert`, `limits`, `event_hooks`,
             `trust_env`, `http2`.
 
@@ -289,7 +290,8 @@ class Midjourney(_Client[httpx.Client]):
         """The task at first sight and at every change, the last one done, or blocked for 5 minutes.
 
         A change is one of status, progress, fail reason, buttons, or picture (without the query of its address). How it
-        ended is in the last task; what else `wait` raises is raised here too, but no `TaskError`.
+        ended is in the last task (one in `MODAL` is blocked); what else `wait` raises is raised here too, such as
+        `WaitTimeoutError`, but no `TaskError`.
         """
         return Outcomes(self._look, self._waiting([task_id], timeout, changes=True), task_of)
 
@@ -303,8 +305,9 @@ class Midjourney(_Client[httpx.Client]):
         Args:
             task_id: The id that the submission gave.
             timeout: Seconds; None for no end, 0 for one look. The default is a little above the hour after which the
-                gateway itself gives a task up. It is back within half a second of it, unless the server sends headers
-                byte by byte or a name does not resolve: httpx does not bound these.
+                gateway itself gives a task up. It is back at most half a second after it, unless the server sends
+                headers byte by byte or a body in drops, or a name does not resolve, or several of its addresses do not
+                answer: httpx does not bound these.
 
         Raises:
             TaskFailedError: FAILURE; its text begins with the server's reason.
@@ -330,8 +333,13 @@ class Midjourney(_Client[httpx.Client]):
         There is one request under way at a time: for more than a hundred ids or so take `AsyncMidjourney`.
 
         Args:
-            task_ids: Any number, drawn as there is time to ask for them. An id that comes twice has one outcome.
+            task_ids: Any number, drawn as there is time to ask for them. An id that comes twice has one outcome. Those
+                for which no time was left have a `WaitTimeoutError`, so an iterable without end is left by `break`.
             timeout: Seconds for all of them together, from now, the time between two outcomes included.
+
+        Raises:
+            ConfigurationError: No iterable of ids, or no time-out. What the iterable raises is raised once; waiting for
+                the ids that it gave goes on.
 
         """
         return Outcomes(self._look, self._waiting(task_ids, timeout), pair)
