@@ -76,7 +76,7 @@ def plain(base_url: str, hook: Hook) -> Wait:
 def runway(base_url: str, hook: Hook) -> Wait:
     """One `retrieve` for a task: its own waiting would sleep 6 s first."""
     http = DefaultAsyncHttpxClient(event_hooks={"request": [hook]})
-    return AsyncRunwayML(api_key="key_benchmark", base_url=base_url, http_client=http).tasks.retrieve
+    return AsyncRunwayML(api_key="key_benchmark", base_url=base_url, timeout=None, http_client=http).tasks.retrieve
 
 
 def ours(base_url: str, hook: Hook) -> Wait:
