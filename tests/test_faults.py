@@ -355,6 +355,8 @@ def test_a_wait_is_back_half_a_second_after_its_time_out() -> None:
         assert "last seen IN_PROGRESS 30 %" in str(error)
         return seconds
 
-    late = {case: after for case, after in at_once(back, CASES).items() if not 0.9 < after < 1.6}
+    late = {
+        case: after for case, after in at_once(back, CASES).items() if not 0.9 < after < 1.8
+    }  # 1.5, and a busy machine
     assert [case for case in late if case not in LATE] == []
     assert all(after < 2.6 for after in late.values())

@@ -661,3 +661,46 @@ def test_an_id_that_is_no_id_is_said_so_even_when_no_time_is_left(shell: Shell, 
     kinds = sorted(type(outcome).__name__ for _, outcome in outcomes)
     assert kinds == [*["ConfigurationError"] * 3, "WaitTimeoutError"]
     assert all(KEY not in str(outcome) for _, outcome in outcomes)
+
+
+class Beating(Gateway):
+    """As the real one: what it shows, it has looked up at the last multiple of 15 s."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        now, task_id = self.clock.now, request.url.path.split("/")[-2]
+        self.log.append((now - 1000, task_id))
+        age = now // 15 * 15 - self.first.setdefault(task_id, now)
+        return (GOOD if age > 40 else task("IN_PROGRESS", f"{int(max(age, 0))}%"))(request)
+
+
+def test_a_client_learns_the_beat_and_keeps_it_from_one_wait_to_the_next(shell: Shell, clock: Clock) -> None:
+    gateway = Beating(clock)
+    lags: list[float] = []
+
+    def note(n: int) -> str:
+        if n:
+            lags.append(clock.now % 15)
+        clock.sleep(8.0)  # between two waits
+        return f"40s-{n}"
+
+    def sync(mj: Any) -> None:
+        for n in range(11):
+            mj.wait(note(n))
+
+    async def awaited(mj: Any) -> None:
+        for n in range(11):
+            await mj.wait(note(n))
+
+    shell.use(clock, gateway, sync if shell.name == "sync" else awaited)
+    later = [task_id for _, task_id in gateway.log if task_id not in ("40s-0", "40s-1")]
+    assert max(lags[2:]) < 1.2
+    assert len(later) / 9 < 9  # every 5 s it would be 11
+
+
+def test_many_tasks_share_the_beat(shell: Shell, clock: Clock) -> None:
+    gateway = Beating(clock, delay=0.01)
+    ids = [f"40s-{n}" for n in range(30)]
+    outcomes = shell.use(clock, gateway, lambda mj: mj.as_completed(ids, timeout=300))
+    assert all(isinstance(outcome, Task) for _, outcome in outcomes)
+    assert clock.now % 15 < 3
+    assert len(gateway.log) / 30 < 12
