@@ -75,6 +75,10 @@ class _Client(Generic[_Http]):
     _base_url = httpx.URL()  # repr() must work even if __init__ raised
     _http: _Http
 
+    def _clock(self) -> float:
+        """Seconds that never go back, of the event loop if there is one."""
+        raise NotImplementedError
+
     def __init__(
         self, auth: BearerAuth, base_url: str | None, request_timeout: float, retries: int, max_in_flight: int
     ) -> None:
@@ -91,7 +95,8 @@ class _Client(Generic[_Http]):
             )
         self._retries = retries
         self._request_timeout = request_timeout
-        self._max_in_flight = max_in_flight
+        self._at_once = max_in_flight
+        """Looks that one wait may have under way."""
         self._memory = Memory()
         self._timeout = httpx.Timeout(request_timeout, pool=None)  # to wait one's turn is no fault of the network
         self._limits = httpx.Limits(
@@ -182,22 +187,15 @@ class _Client(Generic[_Http]):
         self._memory.sightings += 1
         return task
 
-    def _wait(
-        self,
-        task_ids: Iterable[str],
-        timeout: float | None,
-        changes: bool,
-        clock: Callable[[], float],
-        max_in_flight: int,
-    ) -> Wait:
+    def _wait(self, task_ids: Iterable[str], timeout: float | None, *, changes: bool = False) -> Wait:
         return Wait(
             task_ids,
             self._memory,
             check=self._check,
             timeout=timeout,
             request_timeout=self._request_timeout,
-            max_in_flight=max_in_flight,
-            clock=clock,
+            max_in_flight=self._at_once,
+            clock=self._clock,
             changes=changes,
         )
 
@@ -258,6 +256,7 @@ class Midjourney(_Client[httpx.Client]):
         auth = BearerAuth(api_key)
         del api_key  # tracebacks can show locals
         super().__init__(auth, base_url, request_timeout, retries, max_in_flight)
+        self._at_once = 1
         known = _SyncOptions.__optional_keys__
         self._http = self._open(httpx.Client, httpx_options, known, self._read, self._judge)
         self._generated.set_httpx_client(self._http)
@@ -293,7 +292,7 @@ class Midjourney(_Client[httpx.Client]):
         ended is in the last task (one in `MODAL` is blocked); what else `wait` raises is raised here too, such as
         `WaitTimeoutError`, but no `TaskError`.
         """
-        return Outcomes(self._look, self._waiting([task_id], timeout, changes=True), task_of)
+        return Outcomes(self._look, self._wait([task_id], timeout, changes=True), task_of)
 
     def wait(self, task_id: str, *, timeout: float | None = DEFAULT_TIMEOUT) -> Task:
         """The task once it has succeeded.
@@ -342,7 +341,7 @@ class Midjourney(_Client[httpx.Client]):
                 the ids that it gave goes on.
 
         """
-        return Outcomes(self._look, self._waiting(task_ids, timeout), pair)
+        return Outcomes(self._look, self._wait(task_ids, timeout), pair)
 
     def close(self) -> None:
         """Closes the connections. The client cannot be used afterwards."""
@@ -354,8 +353,8 @@ class Midjourney(_Client[httpx.Client]):
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _waiting(self, task_ids: Iterable[str], timeout: float | None, *, changes: bool = False) -> Wait:
-        return self._wait(task_ids, timeout, changes, time.monotonic, max_in_flight=1)
+    def _clock(self) -> float:
+        return time.monotonic()
 
     def _look(self, task_id: str, allowance: Callable[[], float] | None = None) -> Task:
         self._check(task_id)
@@ -420,7 +419,7 @@ class AsyncMidjourney(_Client[httpx.AsyncClient]):
 
     def watch(self, task_id: str, *, timeout: float | None = DEFAULT_TIMEOUT) -> AsyncOutcomes[Task]:
         """`Midjourney.watch`, for `async for`."""
-        return AsyncOutcomes(self._look, self._waiting([task_id], timeout, changes=True), task_of)
+        return AsyncOutcomes(self._look, self._wait([task_id], timeout, changes=True), task_of)
 
     async def wait(self, task_id: str, *, timeout: float | None = DEFAULT_TIMEOUT) -> Task:  # noqa: ASYNC109
         """`Midjourney.wait`, awaited; here the time-out holds whatever the server does."""
@@ -433,7 +432,7 @@ class AsyncMidjourney(_Client[httpx.AsyncClient]):
 
         Nothing is under way between two outcomes, so a loop may be left at any time. To draw an id must not block.
         """
-        return AsyncOutcomes(self._look, self._waiting(task_ids, timeout), pair)
+        return AsyncOutcomes(self._look, self._wait(task_ids, timeout), pair)
 
     async def aclose(self) -> None:
         """Closes the connections. The client cannot be used afterwards."""
@@ -445,10 +444,10 @@ class AsyncMidjourney(_Client[httpx.AsyncClient]):
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
-    def _waiting(self, task_ids: Iterable[str], timeout: float | None, *, changes: bool = False) -> Wait:
+    def _clock(self) -> float:
         import anyio  # noqa: PLC0415  (as above)
 
-        return self._wait(task_ids, timeout, changes, anyio.current_time, self._max_in_flight)
+        return anyio.current_time()
 
     async def _look(self, task_id: str, allowance: Callable[[], float] | None = None) -> Task:
         import anyio  # noqa: PLC0415  (as above)
@@ -456,7 +455,7 @@ class AsyncMidjourney(_Client[httpx.AsyncClient]):
         self._check(task_id)
         if self._turns is None:
             # Without it more would wait in httpx's pool, where each costs time for each.
-            self._turns = anyio.Semaphore(self._max_in_flight, fast_acquire=True)
+            self._turns = anyio.Semaphore(self._at_once, fast_acquire=True)
         try:
             request = self._http.build_request(**self._request(task_id))
             async with self._turns:
