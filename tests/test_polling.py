@@ -10,7 +10,6 @@ from math import inf
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import hypothesis.strategies as st
-import pytest
 from attrs import Factory, define
 from hypothesis import given
 
@@ -199,8 +198,7 @@ def test_looks_are_never_closer_than_an_eighth_of_a_second_nor_further_apart_tha
     assert all(0.12 <= gap <= 27 for gap in gaps)
 
 
-@pytest.mark.parametrize("answer", ["40%", "lost"])
-def test_a_waiting_task_takes_less_than_4_kib(answer: str) -> None:
+def test_a_waiting_task_takes_less_than_4_kib() -> None:
     number = 10_000
     body: dict[str, Any] = {
         **EXAMPLE,
@@ -227,7 +225,7 @@ def test_a_waiting_task_takes_less_than_4_kib(answer: str) -> None:
             look = wait.step()
             assert isinstance(look, Look)
             task = Task.from_model(models.Task.from_dict({name: _copy(value) for name, value in body.items()}))
-            wait.answer(look, task if answer == "40%" else APIConnectionError("x" * 200))
+            wait.answer(look, task)
         gc.collect()
         assert tracemalloc.get_traced_memory()[0] / number < 4096
     finally:
