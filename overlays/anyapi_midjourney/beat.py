@@ -51,7 +51,7 @@ class Beat:
       one does, there is one more look halfway to the first window, until a second catch fits. A task that changes twice
       within 15 s is the proof: from then on it is plain polling, until three catches in a row fit.
     - Tasks of another proxy come earlier or later in the round, so a task's own catches outrank those of others; for
-      one that has none yet there is a look just before the window, where nothing may have changed.
+      one that has none yet there is a look just before the window, and the one after it comes later.
     - The machine may have slept. Times are seconds of a clock that goes on meanwhile, so windows are then wider than a
       round, and not used.
 
@@ -97,7 +97,7 @@ class Beat:
         last = own or self._caught
         if last is None or self._trust < 0:
             return now + (PACE if first or self._trust < 0 else _EAGER)
-        for rounds in count(max(1, floor((now - last[1]) / (ROUND + self._late)))):
+        for rounds in count(max(1 if own else 0, floor((now - last[1]) / (ROUND + self._late)))):
             start, end = self._window(last, rounds)
             if end - start > _VAGUE:
                 break
@@ -105,7 +105,7 @@ class Beat:
             step = (end - start) / looks
             plan = [] if own else [start - 2 * _CLOSEST]
             plan += [start + step * n for n in range(1, looks + 1)]
-            plan.append(end + self._patience)
+            plan.append(end + (self._patience if own else max(self._patience, 3.5)))
             if rounds == 1 and self._trust < 1:
                 plan.insert(0, (last[1] + start) / 2)
             for look in plan:
