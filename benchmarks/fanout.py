@@ -86,7 +86,8 @@ def ours(base_url: str, hook: Hook) -> Wait:
 
 def ours_with_aiohttp(base_url: str, hook: Hook) -> Wait:
     """`wait` on the extra's transport."""
-    transport, hooks = AiohttpTransport(), {"request": [hook]}
+    hooks = {"request": [hook]}
+    transport = AiohttpTransport(limits=httpx.Limits(max_connections=200, keepalive_expiry=60))
     return AsyncMidjourney(KEY, base_url=base_url, event_hooks=hooks, transport=transport, max_in_flight=200).wait
 
 

@@ -232,8 +232,8 @@ class Midjourney(_Client[httpx.Client]):
         base_url: Where the API is; else `ANYAPI_BASE_URL`, else https://www.anyapi.vip. A path in it is kept.
         request_timeout: Seconds for each of connecting, sending and each read of one request.
         retries: How often `fetch` tries again after a transient fault.
-        max_in_flight: How many requests may be under way at once; more wait their turn. On httpx's own transport many
-            more than 16 are slower, since its pool looks at every connection for every request.
+        max_in_flight: How many requests may be under way at once; more wait their turn. On httpx's own transport
+            more than some 32 are slower, since its pool looks at every connection for every request.
         httpx_options: Handed on to `httpx.Client`: `transport`, `proxy`, `verify`, `cert`, `limits`, `event_hooks`,
             `trust_env`, `http2`.
 
