@@ -58,32 +58,27 @@ class Shell:
 
     def fetch(self, answer: Callable[[httpx.Request], httpx.Response], task_id: str = TASK_ID, **options: Any) -> Task:
         """One fetch by a client of its own."""
-        options = {"api_key": KEY, "retries": 0, "transport": httpx.MockTransport(answer), **options}
-        if self.name == "sync":
-            with Midjourney(**options) as mj:
-                return mj.fetch(task_id)
+        transport = options.pop("transport", httpx.MockTransport(answer))
+        task: Task = self.use(None, transport, lambda mj: mj.fetch(task_id), **{"retries": 0, **options})
+        return task
 
-        async def run() -> Task:
-            async with AsyncMidjourney(**options) as mj:
-                return await mj.fetch(task_id)
-
-        return anyio.run(run, backend=self.name)
-
-    def use(self, clock: Clock, transport: Any, script: Callable[[Any], Any], **options: Any) -> list[Any]:
-        """What `script` makes of a client in the time of the clock: all items of an iterator, or one result."""
+    def use(self, clock: Clock | None, transport: Any, script: Callable[[Any], Any], **options: Any) -> Any:
+        """What `script` makes of a client, in the clock's time if there is one: a result, or an iterator's items."""
         options = {"api_key": KEY, "transport": transport, **options}
         if self.name == "sync":
             with Midjourney(**options) as mj:
                 result = script(mj)
-                return list(result) if hasattr(result, "__next__") else [result]
+                return list(result) if hasattr(result, "__next__") else result
 
-        async def run() -> list[Any]:
+        async def run() -> Any:
             async with AsyncMidjourney(**options) as mj:
                 result = script(mj)
-                return [item async for item in result] if hasattr(result, "__anext__") else [await result]
+                return [item async for item in result] if hasattr(result, "__anext__") else await result
 
-        loop = {"loop_factory": lambda: asyncio.SelectorEventLoop(_Selector(clock))}
-        return anyio.run(run, backend=self.name, backend_options=loop if self.name == "asyncio" else {"clock": clock})
+        fake: dict[str, Any] = {"clock": clock}
+        if clock and self.name == "asyncio":
+            fake = {"loop_factory": lambda: asyncio.SelectorEventLoop(_Selector(clock))}
+        return anyio.run(run, backend=self.name, backend_options=fake if clock else None)
 
 
 @contextmanager

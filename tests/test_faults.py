@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
-import anyio
 import pytest
 from attrs import frozen
 from httpx_aiohttp import AiohttpTransport
@@ -21,10 +20,8 @@ from anyapi_midjourney import (
     APIConnectionError,
     APIResponseError,
     APITimeoutError,
-    AsyncMidjourney,
     AuthenticationError,
     InvalidResponseError,
-    Midjourney,
     MidjourneyError,
     PermissionDeniedError,
     RateLimitError,
@@ -35,7 +32,7 @@ from anyapi_midjourney import (
     polling,
 )
 from anyapi_midjourney.beat import Beat
-from shells import EXAMPLE, KEY, TASK_ID
+from shells import EXAMPLE, KEY, TASK_ID, Shell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -186,21 +183,10 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def ask(client: str, server: Server, script: Callable[[Any], Any], **options: Any) -> Any:
     """What `script` makes of the server: a result, a list of them, or the error, in which there is no key."""
-    options = {"api_key": KEY, "base_url": server.url, "retries": 0, "verify": False, **options}
-    if client == "aiohttp":
-        options["transport"] = AiohttpTransport(verify=False)
-
-    async def run() -> Any:
-        async with AsyncMidjourney(**options) as mj:
-            result = script(mj)
-            return [item async for item in result] if hasattr(result, "__anext__") else await result
-
+    options = {"base_url": server.url, "retries": 0, "verify": False, **options}
+    transport = AiohttpTransport(verify=False) if client == "aiohttp" else None
     try:
-        if client != "sync":
-            return anyio.run(run, backend="trio" if client == "trio" else "asyncio")
-        with Midjourney(**options) as mj:
-            result = script(mj)
-            return list(result) if hasattr(result, "__next__") else result
+        return Shell("asyncio" if client == "aiohttp" else client).use(None, transport, script, **options)
     except MidjourneyError as caught:
         error, cause = caught, caught.__cause__
     assert KEY.removeprefix("sk-") not in f"{error} {error!r} {vars(error)} {cause!r} {vars(cause or error)}"

@@ -97,7 +97,7 @@ def wait(shell: Shell, clock: Clock) -> Callable[..., Any]:
 
     def run(server: Any, timeout: float | None = 3700.0, task_id: str = TASK_ID, **options: Any) -> Task:
         server = server if isinstance(server, httpx.BaseTransport) else Server(clock, *server)
-        (task,) = shell.use(clock, server, lambda mj: mj.wait(task_id, timeout=timeout), **options)
+        task = shell.use(clock, server, lambda mj: mj.wait(task_id, timeout=timeout), **options)
         return cast("Task", task)
 
     return run
@@ -423,7 +423,7 @@ def test_an_iterable_that_fails_loses_no_task_that_was_drawn(shell: Shell, clock
             await anext(outcomes)
         return [outcome async for outcome in outcomes]
 
-    (outcomes,) = shell.use(clock, Gateway(clock), sync if shell.name == "sync" else awaited)
+    outcomes = shell.use(clock, Gateway(clock), sync if shell.name == "sync" else awaited)
     assert [task_id for task_id, _ in outcomes] == ["6s"]
 
 
@@ -452,7 +452,7 @@ def test_a_loop_can_be_left_and_taken_up_again(shell: Shell, clock: Clock) -> No
         await outcomes.aclose()
         return [*first, *[outcome async for outcome in outcomes]]
 
-    (outcomes,) = shell.use(clock, Gateway(clock), sync if shell.name == "sync" else awaited)
+    outcomes = shell.use(clock, Gateway(clock), sync if shell.name == "sync" else awaited)
     assert [task_id for task_id, _ in outcomes] == ["6s", "30s"]
 
 
@@ -465,7 +465,7 @@ def test_an_awaited_outcome_may_be_cancelled_and_awaited_anew(clock: Clock, back
                 return await anext(outcomes)
         return None
 
-    ((task_id, outcome),) = Shell(backend).use(clock, Gateway(clock, delay=0.5), script)
+    task_id, outcome = Shell(backend).use(clock, Gateway(clock, delay=0.5), script)
     assert (task_id, outcome.succeeded) == ("6s", True)
 
 
@@ -499,7 +499,7 @@ def test_many_waits_at_once_make_no_more_requests_at_once(clock: Clock, backend:
                 group.start_soon(one, f"6s-{n}")
         return tasks
 
-    (tasks,) = Shell(backend).use(clock, gateway, script, max_in_flight=4)
+    tasks = Shell(backend).use(clock, gateway, script, max_in_flight=4)
     assert len(tasks) == 50
     assert gateway.most == 4
 
@@ -571,7 +571,7 @@ def test_nothing_runs_after_a_loop_was_left(clock: Clock, backend: str) -> None:
             break
         return before, running()
 
-    ((before, after),) = Shell(backend).use(clock, Gateway(clock), script)
+    before, after = Shell(backend).use(clock, Gateway(clock), script)
     assert before == after
 
 
@@ -604,7 +604,7 @@ def test_waits_that_never_get_their_turn_time_out(clock: Clock, backend: str) ->
                 group.start_soon(one, n)
         return found
 
-    (found,) = Shell(backend).use(clock, Gateway(clock, delay=0.7), script, max_in_flight=4)
+    found = Shell(backend).use(clock, Gateway(clock, delay=0.7), script, max_in_flight=4)
     assert len(found) == len(dict(found)) == 200
 
 

@@ -77,10 +77,10 @@ class Beat:
         caught = since, now
         if own and now - own[0] < ROUND:
             self._trust = 0 if self._trust > 1 else -3
-        elif last is None:
-            self._trust = max(self._trust, 1) if quiet >= 2 * PACE and self._trust >= 0 else self._trust
-        else:
+        elif last:
             caught = self._compare(last, since, now)
+        elif self._trust == 0 and quiet >= 2 * PACE:
+            self._trust = 1
         if caught[1] - caught[0] > ROUND / 2:  # says nothing
             return None
         self._caught = caught
