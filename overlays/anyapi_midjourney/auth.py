@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import warnings
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn, Self, cast
 
 import httpx
 
+from .address import is_loopback
 from .errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -120,14 +120,6 @@ def checked_base_url(base_url: str | None, default: str) -> httpx.URL:
     if url.scheme == "http" and not is_loopback(url.host):
         warnings.warn(f"The API key goes to {url.host} unencrypted: use https.", stacklevel=4)
     return url
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host is this machine, by name or by address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:

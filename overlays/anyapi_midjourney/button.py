@@ -9,10 +9,29 @@ from attrs import field, frozen
 from .answer import as_int, as_text
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from anyapi_midjourney_generated import models
 
 # Families whose custom id names no Midjourney job.
 _WITHOUT_JOB = {"PicReader", "Picread", "PromptAnalyzer"}
+# Which families share a row under Midjourney's messages; live Discord messages of versions 5.2 and 7 show it.
+_ROWS = {
+    "Inpaint": "vary",
+    "low_variation": "vary",
+    "high_variation": "vary",
+    "Outpaint": "zoom",
+    "CustomZoom": "zoom",
+    "pan_left": "pan",
+    "pan_right": "pan",
+    "pan_up": "pan",
+    "pan_down": "pan",
+    "animate_high": "last",
+    "animate_low": "last",
+    "BOOKMARK": "last",
+    None: "last",  # a link
+}
+_ROW_LENGTH = 5  # Discord's limit
 # What people call the buttons of which some servers send nothing but the custom id.
 _NAMES = {"upsample": "U{}", "variation": "V{}", "video_virtual_upscale": "U{}"}
 
@@ -108,3 +127,21 @@ class Button:
         factor = numbers.pop(0) if numbers and family == "Outpaint" else None
         job = rest[0] if rest and rest[0] not in ("", "SOLO", "manual") and family not in _WITHOUT_JOB else None
         return family, factor, numbers[0] if numbers else None, job
+
+
+def rows(buttons: Iterable[Button]) -> list[list[Button]]:
+    """The buttons in rows of up to five, as Midjourney lays them out; the server sends one list."""
+    laid: list[list[Button]] = []
+    row: object = None
+    for button in buttons:
+        action = button.action
+        its = "upscale" if (action or "").startswith("upsample_") else _ROWS.get(action, action)
+        if action == "PicReader" and button.index is None:  # "Imagine all"
+            its = "all"
+        joins = its == row or action in ("reroll", "Picread")  # which stand at the end of the first row
+        if laid and joins and len(laid[-1]) < _ROW_LENGTH:
+            laid[-1].append(button)
+        else:
+            laid.append([button])
+            row = its
+    return laid

@@ -1,0 +1,50 @@
+"""Addresses that a server gives: what they lead to, told before anything goes there. No I/O."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+_NUMERIC = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")  # 2130706433, 127.1, 0x7f.1: addresses to some resolvers
+_LOCAL_NAMES = (".localhost", ".local", ".internal", ".home.arpa")
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+# What Clash and sing-box let every name resolve to, so that its traffic comes to them ("fake-ip").
+_STAND_INS = (ipaddress.ip_network("198.18.0.0/15"), ipaddress.ip_network("fc00::/18"))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, by name or by address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def is_public(host: str) -> bool:
+    """Whether a host is one of the internet, as far as its name or address tells. A name is not resolved."""
+    host = host.lower().rstrip(".")
+    try:
+        return _is_global(host)
+    except ValueError:
+        return "." in host and not host.endswith(_LOCAL_NAMES) and not _NUMERIC.fullmatch(host)
+
+
+def is_public_peer(address: str) -> bool:
+    """Whether an address that a name resolved to is one of the internet, or a local proxy's stand-in for one."""
+    try:
+        return _is_global(address) or any(ipaddress.ip_address(address) in network for network in _STAND_INS)
+    except ValueError:
+        return False
+
+
+def _is_global(text: str) -> bool:
+    address = ipaddress.ip_address(text)
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour
+        if address in _NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is None:
+            return address.is_global and address in _GLOBAL_UNICAST
+        address = inner
+    return address.is_global and not address.is_multicast
