@@ -9,7 +9,7 @@ import selectors
 import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,8 +92,12 @@ def listening(handle: Callable[[socket.socket], object]) -> Generator[str]:
 
         thread = threading.Thread(target=serve)
         thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            with suppress(OSError):  # it may be closed at the other end
+                listener.shutdown(socket.SHUT_RDWR)  # lest it wait for a connection that a failed test did not make
+            thread.join()
 
 
 def reply(body: object = EXAMPLE, status: int = 200, **headers: str) -> Callable[[httpx.Request], httpx.Response]:

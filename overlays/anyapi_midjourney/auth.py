@@ -34,11 +34,11 @@ class BearerAuth(httpx.Auth):
         self._key = re.sub(r"(?i)^bearer(\s+|$)", "", given.strip()) if isinstance(given, str) else ""
         self._problem = None
         if given is not None and not isinstance(given, str):
-            self._problem = "The API key is no string."
+            self._problem = "The API key is no string"
         elif not self._key:
-            self._problem = "No API key."
+            self._problem = "No API key"
         elif not self._key.isascii() or not self._key.isprintable() or " " in self._key:
-            self._problem = "The API key has a blank, a control character or a character beyond ASCII in it."
+            self._problem = "The API key has a blank, a control character or a character beyond ASCII in it"
         self._origin: tuple[str, str, int | None] | None = None
         self._escapable = not re.fullmatch(r"[\w.~+=-]*", self._key, re.ASCII)
         # The gateway cuts "sk-" off, and may echo the rest alone. A short word is looked for as a whole word only, and
@@ -61,7 +61,7 @@ class BearerAuth(httpx.Auth):
     def bind(self, base_url: httpx.URL) -> Self:
         """Names the origin that the key belongs to. Raises `ConfigurationError` for a key that cannot be sent."""
         if self._problem:
-            raise ConfigurationError(f"{self._problem} Pass api_key=…, or set the variable ANYAPI_API_KEY.")
+            raise ConfigurationError(f"{self._problem}: pass api_key=…, or set the variable ANYAPI_API_KEY.")
         self._origin = _origin(base_url)
         return self
 
@@ -115,7 +115,7 @@ def checked_base_url(base_url: str | None, default: str) -> httpx.URL:
     if not usable:
         raise ConfigurationError(
             "A base URL is https:// or http://, a host, maybe a port and a path, and no user, password, query or "
-            f'fragment. Pass one such as base_url="{default}", or set ANYAPI_BASE_URL.'
+            f'fragment: pass one such as base_url="{default}", or set ANYAPI_BASE_URL.'
         )
     if url.scheme == "http" and not is_loopback(url.host):
         warnings.warn(f"The API key goes to {url.host} unencrypted: use https.", stacklevel=4)

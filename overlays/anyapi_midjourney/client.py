@@ -5,6 +5,8 @@ from __future__ import annotations
 import operator
 import re
 import time
+from contextlib import aclosing, suppress
+from functools import partial
 from http.cookiejar import CookieJar
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypedDict, TypeVar, Unpack, cast
 
@@ -15,6 +17,7 @@ from anyapi_midjourney_generated.api.tasks import fetch_task
 
 from .answer import Body, parsed_body, was_read
 from .auth import BearerAuth, checked_base_url
+from .download import Download
 from .errors import (
     APIConnectionError,
     APITimeoutError,
@@ -29,7 +32,9 @@ from .polling import DEFAULT_TIMEOUT, Memory, Retry, Wait, is_programming_error
 from .task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+    from os import PathLike
+    from pathlib import Path
     from ssl import SSLContext
 
     import anyio
@@ -43,6 +48,7 @@ BASE_URL = "https://www.anyapi.vip"
 _TASK_ID = re.compile(r"(?!\.+\Z)[\w.~:-]{1,128}", re.ASCII)
 _END = "anyapi_midjourney.end"
 _Http = TypeVar("_Http", httpx.Client, httpx.AsyncClient)
+_Result = TypeVar("_Result")
 
 
 class _Options(TypedDict, total=False):
@@ -74,6 +80,8 @@ class _Client(Generic[_Http]):
 
     _base_url = httpx.URL()  # repr() must work even if __init__ raised
     _http: _Http
+    _pictures: _Http
+    """Without hooks, which are for answers of the API: a picture is never read whole."""
 
     def _clock(self) -> float:
         """Seconds that never go back, of the event loop if there is one."""
@@ -135,38 +143,48 @@ class _Client(Generic[_Http]):
         known: frozenset[str],
         read: Callable[..., object],
         judge: Callable[..., object],
-    ) -> _Http:
-        """The httpx client, with the caller's options and our hooks around the caller's."""
+    ) -> tuple[_Http, _Http]:
+        """The httpx client, with the caller's options and our hooks around the caller's; and one for pictures."""
         if unknown := sorted(given.keys() - known):
             names = "api_key, base_url, request_timeout, retries, max_in_flight, " + ", ".join(sorted(known))
-            raise TypeError(f"There is no option {', '.join(unknown)}. There are: {names}.")
+            raise TypeError(f"There is no option {', '.join(unknown)}, but there are {names}.")
         try:
             hooks: Mapping[str, Sequence[Callable[..., object]]] = given.get("event_hooks") or {}
             options: dict[str, Any] = {
                 "limits": self._limits,
                 **given,
-                "base_url": self._base_url,
+                "event_hooks": None,
                 "auth": self._auth,
                 "timeout": self._timeout,
                 "cookies": _NoCookies(),
-                # Only what `Body` unpacks: httpx would ask for more where more is installed.
-                "headers": {"Accept-Encoding": "gzip, deflate", "User-Agent": "anyapi-midjourney"},
                 "follow_redirects": False,
-                # The caller's hooks see every answer, refusals too, but none unread or with the key in it.
-                "event_hooks": {**hooks, "response": [read, *hooks.get("response", ()), judge]},
             }
-            return http(**options)
+            transport: object = given.get("transport")
+            self._looks_up = not isinstance(transport, httpx.HTTPTransport | httpx.AsyncHTTPTransport | None)
+            if transport is None and given.get("verify", True) is True and not given.get("cert"):
+                # One for both clients: to load the certificates takes as long as all the rest.
+                options["verify"] = httpx.create_ssl_context(trust_env=given.get("trust_env", True))
+            options["headers"] = {"Accept-Encoding": "identity", "User-Agent": "anyapi-midjourney"}
+            pictures = http(**options)
+            # Only what `Body` unpacks: httpx would ask for more where more is installed.
+            options["headers"] = {**options["headers"], "Accept-Encoding": "gzip, deflate"}
+            # The caller's hooks see every answer, refusals too, but none unread or with the key in it.
+            options["event_hooks"] = {**hooks, "response": [read, *hooks.get("response", ()), judge]}
+            return http(**options, base_url=self._base_url), pictures
         except Exception as error:
             raise ConfigurationError(
                 f"httpx refuses the options, or the proxies of the environment: {error}"
             ) from error
 
-    def _check(self, task_id: str) -> None:
-        given = cast("object", task_id)
+    def _check_open(self) -> None:
         if self._http.is_closed:
             raise ConfigurationError("This client is closed: make a new one.")
+
+    def _check(self, task_id: str) -> None:
+        self._check_open()
+        given = cast("object", task_id)
         if isinstance(given, str) and self._auth.redact(given) != given:
-            raise ConfigurationError("This is an API key, not a task id. Nothing was sent.")
+            raise ConfigurationError("This is an API key, not a task id; nothing was sent.")
         # A blank one or a slash would ask the gateway for something else.
         if not isinstance(given, str) or not _TASK_ID.fullmatch(given):
             allowed = "a string of 1 to 128 of A-Z, a-z, 0-9, '_', '-', '.', '~' and ':'"
@@ -199,19 +217,23 @@ class _Client(Generic[_Http]):
             changes=changes,
         )
 
-    def _failure(self, error: Exception, task_id: str) -> MidjourneyError:
-        """The `MidjourneyError` that an error of a request is, or becomes."""
+    def _download(self, task: Task, path: str | PathLike[str] | None, overwrite: bool) -> Download:
+        self._check_open()
+        return Download(task, path, overwrite=overwrite, base_url=self._base_url)
+
+    def _failure(self, error: Exception, task_id: str, host: str = "") -> MidjourneyError:
+        """The `MidjourneyError` that an error of a request, to the API or a picture's host, is or becomes."""
         if isinstance(error, httpx.HTTPStatusError) and was_read(error.response):
             # The caller's hook calls `raise_for_status`.
             error = refusal(*_answer(error.response)) or error
         if not isinstance(error, MidjourneyError):
             late = _is_late(error)
             cause = self._auth.safe_cause(error)
-            said = quoted(f"{type(error).__name__} {cause}") if cause else type(error).__name__
-            advice = "Check the network and the base URL, then ask again."
+            words = quoted(f"{type(error).__name__} {cause}") if cause else type(error).__name__
+            advice = "check the network and the base URL, then ask again."
             if is_programming_error(error):
-                advice = "This is no fault of the network: check the transport, the hooks and the event loop."
-            text = f"No answer{' in time' if late else ''} from {self._base_url.host} ({said}). {advice}"
+                advice = "this is no fault of the network, so check the transport, the hooks and the event loop."
+            text = f"No answer{' in time' if late else ''} from {host or self._base_url.host} ({words}): {advice}"
             error = APITimeoutError(text) if late else APIConnectionError(text)
             error.__cause__ = cause
         error.task_id = task_id
@@ -258,7 +280,7 @@ class Midjourney(_Client[httpx.Client]):
         super().__init__(auth, base_url, request_timeout, retries, max_in_flight)
         self._at_once = 1
         known = _SyncOptions.__optional_keys__
-        self._http = self._open(httpx.Client, httpx_options, known, self._read, self._judge)
+        self._http, self._pictures = self._open(httpx.Client, httpx_options, known, self._read, self._judge)
         self._generated.set_httpx_client(self._http)
 
     def fetch(self, task_id: str) -> Task:
@@ -277,13 +299,7 @@ class Midjourney(_Client[httpx.Client]):
             APIResponseError: Any other refusal.
 
         """
-        retry = Retry(self._retries)
-        while True:
-            try:
-                return self._look(task_id)
-            except MidjourneyError as error:
-                pause = retry.pause(error)
-            time.sleep(pause)
+        return self._retried(partial(self._look, task_id))
 
     def watch(self, task_id: str, *, timeout: float | None = DEFAULT_TIMEOUT) -> Outcomes[Task]:
         """The task at first sight and at every change, the last one done, or blocked for 5 minutes.
@@ -343,9 +359,37 @@ class Midjourney(_Client[httpx.Client]):
         """
         return Outcomes(self._look, self._wait(task_ids, timeout), pair)
 
+    def download(self, task: Task, path: str | PathLike[str] | None = None, *, overwrite: bool = False) -> Path:
+        """Saves the picture, or the video, of a task that succeeded, and returns the file.
+
+        It comes into being whole or not at all: what arrives goes to a temporary file beside it. Transient faults are
+        tried again as `fetch` does. The address is the server's, so it is followed with care: over http or https, up to
+        5 redirects, none from https to http, never to a host of this machine or of a private network but the base URL's
+        own, and the key goes to the base URL's origin only. A proxy, and a transport of your own, look up names
+        themselves. An address that begins with http://localhost, because the gateway's operator did not set it, is
+        asked for at the base URL. Event hooks do not see these requests.
+
+        Args:
+            task: As `wait` or `fetch` gave it.
+            path: The file to write, or a folder to write it in, that is there; None is the current folder. In a folder
+                the file is called by the task's id, with the ending of what it is: .png, .webp, .jpg, .mp4 …
+            overwrite: Whether to replace what is there; a link is replaced itself, not what it leads to.
+
+        Raises:
+            DownloadError: The task has no picture, its link has expired (Discord's last 24 hours), its address leads
+                where it may not, or what came is no picture, larger than 256 MiB or takes more than 15 minutes.
+            RateLimitError, ServerError, APIConnectionError, APITimeoutError: A transient fault that lasted.
+            ConfigurationError: No task, or the client is closed; nothing was sent.
+            FileExistsError: The file is there, and `overwrite` is not given.
+            OSError: The file cannot be written.
+
+        """
+        return self._retried(lambda: self._save(self._download(task, path, overwrite)))
+
     def close(self) -> None:
         """Closes the connections. The client cannot be used afterwards."""
         self._http.close()
+        self._pictures.close()
 
     def __enter__(self) -> Self:
         return self
@@ -355,6 +399,15 @@ class Midjourney(_Client[httpx.Client]):
 
     def _clock(self) -> float:
         return time.monotonic()
+
+    def _retried(self, attempt: Callable[[], _Result]) -> _Result:
+        retry = Retry(self._retries)
+        while True:
+            try:
+                return attempt()
+            except MidjourneyError as error:
+                pause = retry.pause(error)
+            time.sleep(pause)
 
     def _look(self, task_id: str, allowance: Callable[[], float] | None = None) -> Task:
         self._check(task_id)
@@ -366,6 +419,35 @@ class Midjourney(_Client[httpx.Client]):
         except Exception as error:  # noqa: BLE001  (each transport has its own)
             failure = self._failure(error, task_id)
         raise failure  # here, so that neither its context nor this frame holds the original
+
+    def _save(self, download: Download) -> Path:
+        with download:
+            for chunk in self._chunks(download):
+                download.write(chunk)
+            return download.keep()
+
+    def _chunks(self, download: Download) -> Iterator[bytes]:
+        """The bytes of a picture. Faults of the network are ours here; those of the disk, outside, stay OSErrors."""
+        try:
+            while True:
+                if self._looks_up:
+                    download.look_up(download.url.raw_host.decode("ascii"))
+                request = self._pictures.build_request("GET", download.url, extensions={"trace": download.guard})
+                response = self._pictures.send(request, stream=True)
+                try:
+                    if download.redirects(response):
+                        continue
+                    if response.status_code != 200:
+                        self._read(response)
+                        raise download.refused(*_answer(response))
+                    download.begin(response.headers)
+                    yield from response.iter_raw()
+                    return
+                finally:
+                    response.close()
+        except Exception as error:  # noqa: BLE001  (as above)
+            failure = self._failure(error, download.task_id, download.url.host)
+        raise failure
 
     def _read(self, response: httpx.Response) -> None:
         body, stream = Body(), cast("httpx.SyncByteStream", response.stream)
@@ -402,20 +484,12 @@ class AsyncMidjourney(_Client[httpx.AsyncClient]):
         super().__init__(auth, base_url, request_timeout, retries, max_in_flight)
         known = _AsyncOptions.__optional_keys__
         self._turns: anyio.Semaphore | None = None  # made where the event loop runs
-        self._http = self._open(httpx.AsyncClient, httpx_options, known, self._read, self._async_judge)
+        self._http, self._pictures = self._open(httpx.AsyncClient, httpx_options, known, self._read, self._async_judge)
         self._generated.set_async_httpx_client(self._http)
 
     async def fetch(self, task_id: str) -> Task:
         """`Midjourney.fetch`, awaited."""
-        import anyio  # noqa: PLC0415  (it comes with httpx, which imports it only when it is needed, as we do)
-
-        retry = Retry(self._retries)
-        while True:
-            try:
-                return await self._look(task_id)
-            except MidjourneyError as error:
-                pause = retry.pause(error)
-            await anyio.sleep(pause)
+        return await self._retried(partial(self._look, task_id))
 
     def watch(self, task_id: str, *, timeout: float | None = DEFAULT_TIMEOUT) -> AsyncOutcomes[Task]:
         """`Midjourney.watch`, for `async for`."""
@@ -434,9 +508,14 @@ class AsyncMidjourney(_Client[httpx.AsyncClient]):
         """
         return AsyncOutcomes(self._look, self._wait(task_ids, timeout), pair)
 
+    async def download(self, task: Task, path: str | PathLike[str] | None = None, *, overwrite: bool = False) -> Path:
+        """`Midjourney.download`, awaited. It does not block the event loop, and does not take turns with looks."""
+        return await self._retried(lambda: self._save(self._download(task, path, overwrite)))
+
     async def aclose(self) -> None:
         """Closes the connections. The client cannot be used afterwards."""
         await self._http.aclose()
+        await self._pictures.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -445,9 +524,20 @@ class AsyncMidjourney(_Client[httpx.AsyncClient]):
         await self.aclose()
 
     def _clock(self) -> float:
-        import anyio  # noqa: PLC0415  (as above)
+        import anyio  # noqa: PLC0415  (it comes with httpx, which imports it only when it is needed, as we do)
 
         return anyio.current_time()
+
+    async def _retried(self, attempt: Callable[[], Awaitable[_Result]]) -> _Result:
+        import anyio  # noqa: PLC0415  (as above)
+
+        retry = Retry(self._retries)
+        while True:
+            try:
+                return await attempt()
+            except MidjourneyError as error:
+                pause = retry.pause(error)
+            await anyio.sleep(pause)
 
     async def _look(self, task_id: str, allowance: Callable[[], float] | None = None) -> Task:
         import anyio  # noqa: PLC0415  (as above)
@@ -465,27 +555,65 @@ class AsyncMidjourney(_Client[httpx.AsyncClient]):
             failure = self._failure(error, task_id)
         raise failure
 
+    async def _save(self, download: Download) -> Path:
+        from anyio.to_thread import run_sync  # noqa: PLC0415  (as above)
+
+        with download:
+            async with aclosing(self._chunks(download)) as chunks:
+                async for chunk in chunks:
+                    await run_sync(download.write, chunk)
+            return await run_sync(download.keep)
+
+    async def _chunks(self, download: Download) -> AsyncGenerator[bytes]:
+        """The bytes of a picture. Faults of the network are ours here; those of the disk, outside, stay OSErrors."""
+        try:
+            while True:
+                if self._looks_up:
+                    await download.async_look_up(download.url.raw_host.decode("ascii"))
+                request = self._pictures.build_request("GET", download.url, extensions={"trace": download.async_guard})
+                response = await self._pictures.send(request, stream=True)
+                try:
+                    if download.redirects(response):
+                        continue
+                    if response.status_code != 200:
+                        await self._read(response)
+                        raise download.refused(*_answer(response))
+                    download.begin(response.headers)
+                    chunks = response.aiter_raw()
+                    try:
+                        async for chunk in chunks:
+                            yield chunk
+                    finally:
+                        await response.aclose()
+                        await _end(chunks)
+                    return
+                finally:
+                    await response.aclose()
+        except Exception as error:  # noqa: BLE001  (as above)
+            failure = self._failure(error, download.task_id, download.url.host)
+        raise failure
+
     async def _read(self, response: httpx.Response) -> None:
         body, stream = Body(), cast("httpx.AsyncByteStream", response.stream)
-        surplus = 0
-        try:
-            async for chunk in stream:
-                body.take(chunk)
-                del chunk  # as above
-                if body.exceeds_limit():
-                    # Ends the generators below; a `break` leaves them to the garbage collector, of which trio warns.
-                    await stream.aclose()
-                    surplus += 1
-                    if surplus > 1000:
-                        break  # this one does not end
-        except Exception:
-            if not body.exceeds_limit():
-                raise
+        chunks = aiter(stream)
+        async for chunk in chunks:
+            body.take(chunk)
+            del chunk  # as above
+            if body.exceeds_limit():
+                await stream.aclose()
+                await _end(chunks)
         await stream.aclose()
         body.replace_in(response, self._auth)
 
     async def _async_judge(self, response: httpx.Response) -> None:
         self._judge(response)
+
+
+async def _end(chunks: AsyncIterator[bytes]) -> None:
+    """Ends the generators below a closed body: left halfway to the garbage collector, trio would warn of them."""
+    with suppress(Exception):
+        for _ in range(1000):  # one may not end
+            await anext(chunks)
 
 
 def _is_late(error: Exception) -> bool:

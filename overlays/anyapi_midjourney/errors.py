@@ -43,6 +43,14 @@ class ButtonNotFoundError(MidjourneyError, LookupError):
     """A task has no such button, or several."""
 
 
+class DownloadError(MidjourneyError):
+    """The picture of a task is not to be had: it has none, its link has expired, or its address leads nowhere good."""
+
+    def __init__(self, text: str, task_id: str) -> None:
+        super().__init__(text)
+        self.task_id = task_id
+
+
 class APIConnectionError(MidjourneyError, ConnectionError):
     """No answer: the name did not resolve, or the connection was refused, reset or broken off, or TLS failed.
 
@@ -58,7 +66,7 @@ class APITimeoutError(APIConnectionError, TimeoutError):
 class APIResponseError(MidjourneyError):
     """The server answered, but not with a task."""
 
-    _advice: ClassVar[str] = "The server refused the request; its own words tell why."
+    _advice: ClassVar[str] = "The server refused the request, and its own words tell why."
 
     status_code: int
     """The HTTP status."""
@@ -80,8 +88,7 @@ class APIResponseError(MidjourneyError):
         ids = re.findall(r"\(request id: ([^\s()]+)\)", self.message)
         self.request_id = headers.get("x-oneapi-request-id") or (ids[-1] if ids else None)
         self.retry_after = _retry_after(headers)
-        said = f"{quoted(self.message)} (HTTP {status_code})." if self.message else f"HTTP {status_code}."
-        super().__init__(f"{said} {advice or self._advice}")
+        super().__init__(f"{said(self.message, f'HTTP {status_code}')}. {advice or self._advice}")
 
 
 class AuthenticationError(APIResponseError):
@@ -208,14 +215,21 @@ def task_error(task: Task) -> TaskError:
         return TaskCancelledError("The task was cancelled at the proxy (CANCEL): submit it anew.", task)
     if task.status == "MODAL":
         return TaskBlockedError("The task waits for a window (MODAL): answer it with POST /mj/submit/modal.", task)
-    reason = quoted(task.fail_reason) if task.fail_reason else "The server gave no reason"
-    return TaskFailedError(f"{reason} (FAILURE). The task failed; mend what the reason says, and submit it anew.", task)
+    if not task.fail_reason:
+        return TaskFailedError("The task failed (FAILURE) and the server gave no reason: submit it anew.", task)
+    advice = "The task failed: mend what the reason says, and submit it anew."
+    return TaskFailedError(f"{said(task.fail_reason, 'FAILURE')}. {advice}", task)
 
 
 def quoted(text: str) -> str:
     """A server's words in quotation marks, on one line, without what a terminal obeys, and not endless."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text[:1000]).split())
     return f'"{line[:300]}…"' if len(line) > 300 else f'"{line}"'
+
+
+def said(words: str, fact: str) -> str:
+    """How an error's text begins: with the server's own words, if there are any, and the fact that they came with."""
+    return f"{quoted(words)} ({fact})" if words else fact
 
 
 def _says_no_such_task(body: Json) -> bool:

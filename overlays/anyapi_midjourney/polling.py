@@ -19,6 +19,7 @@ from .beat import Beat, Interval
 from .errors import (
     APIConnectionError,
     APIResponseError,
+    APITimeoutError,
     AuthenticationError,
     ConfigurationError,
     InvalidResponseError,
@@ -29,6 +30,7 @@ from .errors import (
     TaskNotFoundError,
     WaitTimeoutError,
     quoted,
+    said,
     task_error,
 )
 from .task import Task, TaskStatus
@@ -407,17 +409,19 @@ class Wait:
             seen = "no time was left to ask for it"
         elif isinstance(look.last_error, APIResponseError):
             seen = "it was never seen"
+        advice = "check the id, and wait again"
         if look.task:
             progress = f" {look.task.progress} %" if look.task.progress is not None else ""
             status = look.task.status if look.task.status in tuple(TaskStatus) else quoted(look.task.status)
             seen = f"last seen {status or 'accepted'}{progress} {now - look.seen_at:.0f} s ago"
-        advice = (
-            "It goes on at the server: wait again with the same id." if look.task else "Check the id, and wait again."
+            advice = "it goes on at the server, so wait again with the same id"
+        fault = "no answer in time" if isinstance(look.last_error, APITimeoutError) else "no answer"
+        if isinstance(look.last_error, APIResponseError):
+            fault = said(look.last_error.message, f"HTTP {look.last_error.status_code}")
+        failed = f", and the last look failed: {fault}" if look.faults else ""
+        error = WaitTimeoutError(
+            f"Not done after {self._timeout:g} s: {seen}{failed}; {advice}.", look.task, look.last_error
         )
-        text = f"Not done after {self._timeout:g} s: {seen}. {advice}"
-        if look.faults:
-            text += f" The last look failed: {look.last_error}"
-        error = WaitTimeoutError(text, look.task, look.last_error)
         error.task_id = look.task_id
         return error
 
