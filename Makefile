@@ -4,13 +4,14 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo generate drift lint types test check bench clean
+.PHONY: help demo generate drift lint types test docs check bench look clean
 
 help:  ## Show this list
 	@awk -F ':.*##' '/^[a-z]+:.*##/ {printf "  make %-9s%s\n", $$1, $$2}' Makefile
 
-demo: $(READY)  ## Wait for a task of the embedded server, showing its progress
-	@python examples/demo.py
+demo: $(READY)  ## Wait for three tasks of the embedded server, and save and show their pictures
+	@rm -rf build/demo
+	@anyapi-midjourney wait success failure upscale --sandbox --save build/demo --show || [ $$? = 1 ]  # one of them fails
 
 generate: $(READY)  ## Make generated/ anew from openapi.yaml
 	$(call make_client,rm -rf build/old; [ ! -d generated ] || mv generated build/old; mv build/new generated)
@@ -29,13 +30,23 @@ types: $(READY)  ## Check types, with mypy and pyright in their strict modes
 test: $(READY)  ## Run the tests
 	@pytest
 
-check: drift lint types test  ## Everything that CI runs
+docs: $(READY)  ## Make build/docs/anyapi_midjourney.html, the whole API on one page
+	@rm -rf build/docs
+	@pdoc --docformat google --no-show-source --no-search --template-directory docs --output-directory build/docs \
+		anyapi_midjourney anyapi_midjourney.sandbox '!anyapi_midjourney\.(?!sandbox$$)'
+	@rm -r build/docs/anyapi_midjourney  # the sandbox is on the page
+
+check: drift lint types test docs  ## Everything that CI runs
 
 bench: $(READY)  ## Measure against plain httpx, the generated client, runwayml and others (ten minutes)
 	@python benchmarks/fetch.py
 	@python benchmarks/footprint.py
 	@python benchmarks/beat.py
 	@python benchmarks/fanout.py
+
+look: $(READY)  ## Look at notebook cards in Chromium, ordinary and hostile ones; needs Chromium
+	@pip install --quiet --constraint constraints.txt --group look
+	@python tests/look.py
 
 clean:  ## Remove all that was installed or built here
 	@rm -rf .venv build
@@ -57,5 +68,6 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Installing what this needs into .venv/ (once, about a minute)"
 	@$(PYTHON) -m venv .venv
 	@pip install --quiet --constraint constraints.txt pip
-	@pip install --quiet --constraint constraints.txt --editable '.[aiohttp,sandbox]' --group dev
+	@pip install --quiet --constraint constraints.txt --editable '.[aiohttp,cli,sandbox,show]' --group dev
+	@env -u PYTHONDONTWRITEBYTECODE python -m compileall -q overlays generated  # as an installation does
 	@touch $@

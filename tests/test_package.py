@@ -1,19 +1,31 @@
 """The package as a whole: what it exports, what it imports, and that its README is true."""
 
+import ast
+import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
+import httpx
 import pytest
+from click.testing import CliRunner
+from pytest_httpx import HTTPXMock
 
 import anyapi_midjourney
-from anyapi_midjourney import sandbox
+from anyapi_midjourney import cli, sandbox
 from shells import ROOT
 
-EXAMPLES = re.findall(
-    r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-)
+PNG = b"\x89PNG\r\n\x1a\n and so on"
+READMES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")}
+EXAMPLES = {
+    name: re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE) for name, text in READMES.items()
+}
+COMMANDS = {
+    name: re.findall(r"^(anyapi-midjourney .*?)(?: +#.*)?$", text, re.MULTILINE) for name, text in READMES.items()
+}
 
 
 @pytest.fixture(scope="module")
@@ -22,27 +34,79 @@ def base_url() -> Iterator[str]:
         yield url
 
 
-@pytest.mark.parametrize("number", range(len(EXAMPLES)))
-def test_an_example_of_the_readme_runs(number: int, base_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def _account(base_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ANYAPI_BASE_URL", base_url)
     monkeypatch.setenv("ANYAPI_API_KEY", sandbox.API_KEY)
-    exec(compile(EXAMPLES[number], f"README.md, example {number + 1}", "exec"), {})
 
 
-def test_the_readme_has_examples_of_both_clients_and_names_every_magic_id() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert len(EXAMPLES) >= 7
-    for name in ("success", "failure", "cancelled", "modal", "describe", "upscale", "video", "never"):
-        assert f"`{name}`" in text
+def is_picture(request: httpx.Request) -> bool:
+    """Whether a request is for the example's picture, which is not there any more."""
+    return request.url.host == "cdnmjp.oneabc.org"
+
+
+@pytest.mark.httpx_mock(should_mock=is_picture, assert_all_responses_were_requested=False)
+@pytest.mark.parametrize(("name", "number"), [(name, n) for name in EXAMPLES for n in range(len(EXAMPLES[name]))])
+def test_an_example_of_the_readme_runs(name: str, number: int, httpx_mock: HTTPXMock) -> None:
+    httpx_mock.add_response(content=PNG, is_reusable=True)
+    exec(compile(EXAMPLES[name][number], f"{name}, example {number + 1}", "exec"), {})
+
+
+def test_the_readmes_have_the_same_examples() -> None:
+    english, chinese = ([ast.dump(ast.parse(code)) for code in codes] for codes in EXAMPLES.values())
+    assert english == chinese
+    assert len(english) >= 8
+    assert COMMANDS["README.md"] == COMMANDS["README.zh-CN.md"]
+    headings = [re.findall(r"^#+(?= )", text, re.MULTILINE) for text in READMES.values()]
+    assert headings[0] == headings[1]
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_a_readme_names_every_magic_id_error_option_and_exit_code(name: str) -> None:
+    for word in ("success", "failure", "cancelled", "modal", "describe", "upscale", "video", "never"):
+        assert f"`{word}`" in READMES[name]
+    for error in (e for e in anyapi_midjourney.__all__ if e.endswith("Error")):
+        assert f"`{error}`" in READMES[name] or error in ("MidjourneyError", "TaskError")
+    for code in (*range(7), cli.INTERRUPTED, cli.NOBODY_READS):
+        assert f"| {code} | " in READMES[name]
+
+
+@pytest.mark.httpx_mock(should_mock=is_picture, assert_all_responses_were_requested=False)
+@pytest.mark.parametrize("command", COMMANDS["README.md"])
+def test_a_command_of_the_readme_runs(command: str, httpx_mock: HTTPXMock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "SANDBOX_SPEED", 10**6)
+    httpx_mock.add_response(content=PNG)
+    words = shlex.split(re.split("[<|]", command)[0])[1:]
+    if words[0] == "sandbox":  # which does not end; test_sandbox.py starts it
+        words.append("--help")
+    result = CliRunner().invoke(cli.main, words, input=sandbox.EXAMPLE_ID)
+    assert result.exit_code == (1 if "failure" in words else 0), result.output
+    assert result.stdout
 
 
 @pytest.mark.slow
-def test_the_demo_shows_the_progress_and_then_the_task() -> None:
-    command = [sys.executable, str(ROOT / "examples" / "demo.py"), "20"]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert re.match(r"  0\.0 s  accepted       0 %  \n(?s:.*) s  SUCCESS      100 %  #{25}\n", result.stdout)
-    assert "SUCCESS, 100 %" in result.stdout
-    assert "U1  U2  U3  U4  🔄  V1  V2  V3  V4" in result.stdout
+def test_the_demo_shows_saves_and_draws_what_came_of_three_tasks() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    result = subprocess.run(
+        ["make", "--silent", "--directory", ROOT, "demo"], capture_output=True, text=True, check=True, env=environment
+    )
+    assert "upscale  UPSCALE  SUCCESS" in result.stdout
+    assert "[Invalid parameter] Invalid value" in result.stdout
+    for name in ("success.png", "upscale.png"):
+        assert f"saved    build/demo/{name}" in result.stdout
+        assert (ROOT / "build/demo" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_api_is_on_one_page_and_nothing_public_is_without_words() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    subprocess.run(["make", "--silent", "--directory", ROOT, "docs"], check=True, env=environment)
+    page = (ROOT / "build/docs/anyapi_midjourney.html").read_text(encoding="utf-8")
+    for name in anyapi_midjourney.__all__:
+        assert f'<section id="{name}">' in page
+        assert getattr(anyapi_midjourney, name).__doc__
+    for name in ("Midjourney.download", "AsyncMidjourney.generated", "Task.image_url", "sandbox.serve"):
+        assert f'id="{name}"' in page
 
 
 def test_what_is_exported_is_sorted_and_there() -> None:

@@ -159,7 +159,7 @@ def test_a_button_is_found_by_its_label_or_emoji(key: str) -> None:
 
 def test_a_button_that_is_not_there_or_not_alone_says_what_there_is() -> None:
     with pytest.raises(
-        ButtonNotFoundError, match=r'No buttons are called "U9"\. There are: "U1", "U2", "U3", "U4", "🔄", "V1"'
+        ButtonNotFoundError, match=r'No buttons are called "U9": there are "U1", "U2", "U3", "U4", "🔄", "V1"'
     ) as caught:
         task().button("U9")
     assert caught.value.task_id == TASK_ID

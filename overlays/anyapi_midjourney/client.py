@@ -127,6 +127,11 @@ class _Client(Generic[_Http]):
         raise TypeError("A client holds a key and connections: make one in each process instead of pickling one.")
 
     @property
+    def base_url(self) -> str:
+        """Where the API is."""
+        return str(self._base_url)
+
+    @property
     def generated(self) -> AuthenticatedClient:
         """The generated client, for its raw operations over the same connections, with the same key and error classes.
 

@@ -223,8 +223,13 @@ def task_error(task: Task) -> TaskError:
 
 def quoted(text: str) -> str:
     """A server's words in quotation marks, on one line, without what a terminal obeys, and not endless."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text[:1000]).split())
+    line = " ".join(printable(text[:1000]).split())
     return f'"{line[:300]}…"' if len(line) > 300 else f'"{line}"'
+
+
+def printable(text: str) -> str:
+    """The text on one line, with a blank for each character that a terminal may obey."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def said(words: str, fact: str) -> str:

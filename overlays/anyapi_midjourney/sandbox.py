@@ -3,20 +3,18 @@
 What a task becomes is told by its id, as the numbers of Stripe's test cards tell what a payment becomes. Each id may
 have a suffix, so that there are as many tasks as one likes: "success", "success-2", "success-cat".
 
-================ ======================================================================================
-`success`        a grid of four pictures with nine buttons
-`failure`        FAILURE with a reason
-`cancelled`      CANCEL
-`modal`          MODAL, for ever: a window is open that nobody answers
-`describe`       a description, and no picture
-`upscale`        one enlarged picture with sixteen buttons
-`video`          a video, in the 20 fields of newer gateways
-`never`          IN_PROGRESS, for ever
-`rate-limit`     HTTP 429, without a word
-`bad-gateway`    HTTP 502, with nginx's page
-`html`           HTTP 200, with a web page
-1730621826053455 the example of AnyAPI's documentation, finished at once
-================ ======================================================================================
+- `success`: a grid of four pictures with nine buttons
+- `failure`: FAILURE with a reason
+- `cancelled`: CANCEL
+- `modal`: MODAL, for ever: a window is open that nobody answers
+- `describe`: a description, and no picture
+- `upscale`: one enlarged picture with sixteen buttons
+- `video`: a video, in the 20 fields of newer gateways
+- `never`: IN_PROGRESS, for ever
+- `rate-limit`: HTTP 429, without a word
+- `bad-gateway`: HTTP 502, with nginx's page
+- `html`: HTTP 200, with a web page
+- `1730621826053455`: the example of AnyAPI's documentation, finished at once
 
 A task is submitted when its id is first asked for. Upstream, it waits for 15 s, is handed over for 15 s, runs for 30 s
 and ends; what is shown is what the gateway saw when it last looked, every 15 s of the sandbox's time.
@@ -46,7 +44,7 @@ except ImportError as error:
     raise ImportError("The sandbox needs more packages: pip install 'anyapi-midjourney[sandbox]'") from error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
 
     from starlette.requests import Request
 
@@ -62,6 +60,7 @@ _REFRESH = 15.0
 """Seconds between two looks of the gateway at its upstream, as in new-api's `controller/midjourney.go`."""
 
 EXAMPLE_ID = "1730621826053455"
+"""The id of the example of AnyAPI's documentation."""
 _JOB = "3785da15-4f70-4034-9128-f3ff1ac634fa"
 _CDN = "https://cdnmjp.oneabc.org/attachments/1300842274347028520/1302547211321741343/"
 _PIG = f"kennedyhernandez46715_74108_pig_{_JOB}.png?ex=6728831f&is=6727319f&hm="
@@ -351,13 +350,13 @@ def _json(status: int, body: Json) -> Response:
     return Response(json.dumps(body, ensure_ascii=False), status, media_type=media_type)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None, program: str = "python -m anyapi_midjourney.sandbox") -> None:
     """Serves until interrupted."""
-    parser = argparse.ArgumentParser("python -m anyapi_midjourney.sandbox", description="An embedded AnyAPI.")
+    parser = argparse.ArgumentParser(program, description="An embedded AnyAPI.")
     parser.add_argument("--port", type=int, default=8080, help="0 takes any free one (default: 8080)")
     parser.add_argument("--speed", type=float, default=1.0, help="how many times as fast time runs (default: 1)")
     parser.epilog = f"Takes the key {API_KEY}. Tasks: {_IDS}; each may have a suffix, as success-2."
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     with ExitStack() as stack:
         try:
             base_url = stack.enter_context(serve(speed=options.speed, port=options.port))

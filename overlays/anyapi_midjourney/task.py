@@ -204,9 +204,15 @@ class Task:
         if len(found) == 1:
             return found[0]
         there = ", ".join(quoted(b.name) for b in self.buttons[:50]) or f"none, and the task is {quoted(self.status)}"
-        error = ButtonNotFoundError(f"{len(found) or 'No'} buttons are called {quoted(str(key))}. There are: {there}")
+        error = ButtonNotFoundError(f"{len(found) or 'No'} buttons are called {quoted(str(key))}: there are {there}.")
         error.task_id = self.id
         raise error
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the picture, how the task stands, and its buttons."""
+        from .notebook import card  # noqa: PLC0415  (only notebooks need it)
+
+        return card(self)
 
 
 def _make_exportable(task: models.Task) -> None:

@@ -1,0 +1,405 @@
+"""The command line, for people at a terminal and for scripts: how tasks look there, and what it exits with."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import sys
+from contextlib import ExitStack, contextmanager, nullcontext
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+try:
+    import click
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.style import Style
+    from rich.text import Text
+except ImportError as error:
+    raise ImportError("The command needs more packages: pip install 'anyapi-midjourney[cli]'") from error
+
+import anyio
+import httpx
+
+from .button import rows
+from .client import AsyncMidjourney
+from .download import picture_url
+from .errors import (
+    AuthenticationError,
+    ConfigurationError,
+    DownloadError,
+    MidjourneyError,
+    PermissionDeniedError,
+    TaskError,
+    TaskNotFoundError,
+    WaitTimeoutError,
+    printable,
+    task_error,
+)
+from .notebook import duration
+from .polling import DEFAULT_TIMEOUT
+from .task import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Generator, Iterable
+    from types import ModuleType
+
+    from .polling import Outcome
+
+DONE, FAILED, USAGE, REFUSED, TIMED_OUT, NOT_FOUND, NO_CONNECTION = range(7)
+INTERRUPTED = 130
+NOBODY_READS = 141
+"""What a shell says of a program that wrote into a pipe whose reader was gone, such as `head`."""
+
+_CODES: dict[type[MidjourneyError], int] = {
+    TaskError: FAILED,
+    DownloadError: FAILED,
+    ConfigurationError: USAGE,
+    AuthenticationError: REFUSED,
+    PermissionDeniedError: REFUSED,
+    WaitTimeoutError: TIMED_OUT,
+    TaskNotFoundError: NOT_FOUND,
+}
+
+_EPILOG = """\b
+Exit codes, of several the highest:
+  0  done                  4  timed out
+  1  a task failed, or     5  no such task
+     was not saved         6  no connection, or no usable answer
+  2  usage, or no key    130  interrupted
+  3  key refused
+
+The key is taken from ANYAPI_API_KEY, the address from ANYAPI_BASE_URL."""
+_MOST_BARS = 12
+_SAVES_AT_ONCE = 4
+SANDBOX_SPEED = 6.0
+_MOST_BUTTONS = 50
+_DRAWN_WIDTH = 48  # columns; a square picture has half as many rows
+_LONGEST = 2000  # characters of one text of the server's
+_COLOURS = {"SUCCESS": "green", "FAILURE": "red", "CANCEL": "red", "MODAL": "yellow"}
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leaves it to us: rich would exit in the middle of things."""
+        raise  # noqa: PLE0704  (it is called from an except block)
+
+
+class _MissingError(click.ClickException):
+    exit_code = USAGE
+
+
+class _Report:
+    """What is shown of the tasks: on stdout what they are, on stderr all else."""
+
+    def __init__(self, ids: Iterable[str], save: Path | None = None, *, as_json: bool, show: bool) -> None:
+        self.code = DONE
+        self._left = dict.fromkeys(ids)
+        self._as_json, self._save, self._show = as_json, save, show
+        self._brief = len(self._left) > _MOST_BARS
+        self._out = _Console(highlight=False, markup=False, emoji=False)
+        self._err = _Console(highlight=False, markup=False, emoji=False, stderr=True)
+        self._saves = anyio.Semaphore(_SAVES_AT_ONCE)
+        self._counts = {"succeeded": 0, "failed": 0}
+        self._rows: dict[str, TaskID] = {}
+        self._bars = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[status]}", markup=False),
+            TimeElapsedColumn(),
+            console=self._err,
+            transient=True,
+            redirect_stdout=False,  # stdout may go elsewhere
+            disable=not (self._err.is_interactive and sys.stderr.isatty()),  # FORCE_COLOR makes no terminal
+        )
+
+    @contextmanager
+    def bars(self) -> Generator[None]:
+        """Shows how far they are while the block lasts: a bar for each, or past a dozen one for all."""
+        if self._brief:
+            self._rows[""] = self._bars.add_task(f"{len(self._left)} tasks", total=len(self._left), status="")
+        else:
+            self._rows = {i: self._bars.add_task(printable(i), total=100, status="") for i in self._left}
+        with nullcontext() if self._bars.disable else self._bars:
+            yield
+
+    def moved(self, task: Task, task_id: str) -> None:
+        """Moves the bar of a task."""
+        status = printable(task.status or "accepted")
+        self._bars.update(self._rows[task_id], completed=task.progress or 0, status=status)
+
+    async def ended(self, mj: AsyncMidjourney, task_id: str, outcome: Outcome) -> None:
+        """Saves and shows what came of an id."""
+        task = outcome if isinstance(outcome, Task) else getattr(outcome, "task", None)
+        problems: list[Exception] = [outcome] if isinstance(outcome, MidjourneyError) else []
+        code = _exit_code(outcome)
+        with ExitStack() as stack:
+            path = None
+            if task and task.succeeded and (self._save or self._show):
+                folder = self._save or Path(stack.enter_context(TemporaryDirectory()))
+                try:
+                    async with self._saves:
+                        path = await mj.download(task, folder)
+                except FileExistsError as there:  # from before an interruption
+                    path = Path(there.filename)
+                except (MidjourneyError, OSError) as error:
+                    problems.append(error)
+                    code = max(code, FAILED)
+            self.code = max(self.code, code)
+            self._counts["failed" if code else "succeeded"] += 1
+            self._left.pop(task_id, None)
+            with self._without_bars():
+                if self._as_json:
+                    click.echo(_json_line(task.raw.to_dict() if task else {"id": task_id, "error": str(outcome)}))
+                elif task:
+                    saved = path if self._save else None
+                    text = _line(task, saved) if self._brief else _description(task, mj.base_url, saved)
+                    self._out.print(text, soft_wrap=True)
+                for problem in problems:
+                    self._err.print(Text(printable(str(problem)), "red"), soft_wrap=True)
+                if path and self._show and self._out.is_interactive and not self._as_json:
+                    self._draw(path)
+        if self._brief:
+            counts = ", ".join(f"{count} {word}" for word, count in self._counts.items() if count)
+            self._bars.update(self._rows[""], advance=1, status=counts)
+        elif task_id in self._rows:
+            self._bars.remove_task(self._rows[task_id])
+
+    def interrupted(self) -> None:
+        """Says how to go on."""
+        self.code = INTERRUPTED
+        how = "give the same ids again"
+        if len(self._left) <= _MOST_BARS:
+            words = ["anyapi-midjourney", "wait", *self._left, *(["--save", str(self._save)] if self._save else [])]
+            how = f"go on with: {shlex.join(words)}"
+        self._err.print(f"Interrupted with {len(self._left)} left, which go on at the server; {how}", soft_wrap=True)
+
+    def failed(self, error: ConfigurationError) -> None:
+        """Shows an error that is about no task."""
+        self.code = USAGE
+        self._err.print(Text(printable(str(error)), "red"), soft_wrap=True)
+
+    @contextmanager
+    def _without_bars(self) -> Generator[None]:
+        if self._bars.disable or not self._bars.live.is_started:
+            yield
+            return
+        self._bars.stop()
+        yield
+        self._bars.start()
+
+    def _draw(self, path: Path) -> None:
+        try:
+            # It asks the terminal what it can draw when it is imported.
+            logging.getLogger("textual_image").setLevel(logging.ERROR)
+            from PIL import Image  # noqa: PLC0415  (the picture is a server's: no other formats than these)
+            from textual_image.renderable import Image as Drawing  # noqa: PLC0415
+
+            with Image.open(path, formats=["PNG", "WEBP", "JPEG", "GIF"]) as picture:
+                self._out.print(Drawing(picture, width=min(_DRAWN_WIDTH, self._out.width), height="auto"))
+        except BrokenPipeError:
+            raise
+        except Exception as error:  # noqa: BLE001  (it is a video, or no terminal answers)
+            self._err.print(f"The picture cannot be drawn here: {printable(str(error))}", soft_wrap=True)
+
+
+@click.group(epilog=_EPILOG)
+@click.version_option(package_name="anyapi-midjourney")
+def main() -> None:
+    """Follow Midjourney tasks at AnyAPI by their ids."""
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that fetch and wait share."""
+    for option in (
+        click.option("--sandbox", "sandboxed", is_flag=True, help="Use an embedded AnyAPI; needs no key."),
+        click.option("--show", is_flag=True, help="Draw the picture, if stdout is a terminal."),
+        click.option("--json", "as_json", is_flag=True, help="Print each task as the server sent it, as JSON Lines."),
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.argument("task_id", metavar="ID")
+@_options
+def fetch(task_id: str, *, as_json: bool, show: bool, sandboxed: bool) -> None:
+    """Show how a task stands now."""
+    report = _Report([task_id], as_json=as_json, show=show)
+
+    async def work(mj: AsyncMidjourney) -> None:
+        outcome: Outcome
+        try:
+            outcome = await mj.fetch(task_id)
+        except MidjourneyError as error:
+            outcome = error
+        await report.ended(mj, task_id, outcome)
+
+    _run(work, report, sandboxed=sandboxed, show=show)
+
+
+@main.command()
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.option(
+    "--timeout", default=DEFAULT_TIMEOUT, show_default=True, help="Seconds for all of them; 0 is one look, inf no end."
+)
+@click.option("--save", type=click.Path(file_okay=False, path_type=Path), help="Save the pictures in this folder.")
+@_options
+def wait(
+    ids: tuple[str, ...], *, timeout: float, save: Path | None, as_json: bool, show: bool, sandboxed: bool
+) -> None:
+    """Wait until tasks are done. `-` stands for the ids on standard input."""
+    given = " ".join(sys.stdin.read() if i == "-" else i for i in ids)
+    unique = list(dict.fromkeys(given.split()))
+    if not unique:
+        raise click.UsageError("There is no id on standard input.")
+    if save:
+        try:
+            save.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise click.UsageError(f"--save: {error}") from None
+    report = _Report(unique, save, as_json=as_json, show=show)
+
+    async def work(mj: AsyncMidjourney) -> None:
+        outcomes = mj.as_completed(unique, timeout=timeout)
+        with report.bars():
+            async with anyio.create_task_group() as group:
+                if len(unique) <= _MOST_BARS:
+                    for task_id in unique:
+                        group.start_soon(_follow, mj, task_id, timeout, report)
+                else:
+                    async for task_id, outcome in outcomes:
+                        group.start_soon(report.ended, mj, task_id, outcome)
+
+    _run(work, report, sandboxed=sandboxed, show=show)
+
+
+async def _follow(mj: AsyncMidjourney, task_id: str, timeout: float, report: _Report) -> None:  # noqa: ASYNC109
+    outcome: Outcome | None = None
+    try:
+        async for task in mj.watch(task_id, timeout=timeout):
+            report.moved(task, task_id)
+            outcome = task if task.succeeded else task_error(task)
+    except MidjourneyError as error:
+        outcome = error
+    if outcome:
+        await report.ended(mj, task_id, outcome)
+
+
+@main.command("sandbox", context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def _sandbox(arguments: tuple[str, ...]) -> None:
+    """Start the embedded AnyAPI, until interrupted."""
+    _sandbox_module().main(arguments, "anyapi-midjourney sandbox")
+
+
+def _run(
+    work: Callable[[AsyncMidjourney], Awaitable[None]],
+    report: _Report,
+    *,
+    sandboxed: bool,
+    show: bool,
+) -> None:
+    """Does the work with a client, and exits."""
+    if show and not find_spec("textual_image"):
+        raise _MissingError("--show needs more packages: pip install 'anyapi-midjourney[show]'")
+
+    async def with_client(options: dict[str, Any]) -> None:
+        try:
+            async with AsyncMidjourney(**options) as mj:
+                await work(mj)
+        except ConfigurationError as error:
+            report.failed(error)
+
+    with ExitStack() as stack:
+        options: dict[str, Any] = {}
+        if sandboxed:
+            sandbox = _sandbox_module()
+            base_url = stack.enter_context(sandbox.serve(speed=SANDBOX_SPEED))
+            options = {"api_key": sandbox.API_KEY, "base_url": base_url}
+        try:
+            anyio.run(with_client, options)
+        except* KeyboardInterrupt:
+            report.interrupted()
+        except* BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes at its end
+            report.code = NOBODY_READS
+    sys.exit(report.code)
+
+
+def _exit_code(outcome: Outcome) -> int:
+    if isinstance(outcome, Task):
+        return FAILED if outcome.failed else DONE
+    return next((code for kind, code in _CODES.items() if isinstance(outcome, kind)), NO_CONNECTION)
+
+
+def _json_line(value: object) -> str:
+    # In ASCII, so that no terminal obeys it. NaN and numbers past a float, which JSON has not, become null.
+    return json.dumps(json.loads(json.dumps(value), parse_constant=lambda _: None))
+
+
+def _description(task: Task, base_url: str, saved: Path | None) -> Text:
+    """A task as a person wants it."""
+    address, link = _picture(task, base_url)
+    end = task.image_expires_at
+    expired = end is not None and end < datetime.now(UTC)
+    took = [
+        f"{duration(task.queued_for)} in the queue" if task.queued_for is not None else "",
+        f"{duration(task.ran_for)} to draw" if task.ran_for is not None else "",
+    ]
+    buttons = "\n".join("  ".join(f"[{button.name}]" for button in row) for row in rows(task.buttons[:_MOST_BUTTONS]))
+    text = _head(task)
+    for name, value, style in (
+        ("prompt", task.final_prompt or task.prompt_en or task.prompt, ""),
+        ("reason", task.fail_reason, "red"),
+        ("took", ", ".join(filter(None, took)), ""),
+        ("picture" if task.succeeded else "preview", address, Style(link=link) if link else ""),
+        ("expired" if expired else "expires", f"{end.astimezone():%Y-%m-%d %H:%M %Z}" if end else "", ""),
+        ("saved", str(saved or ""), ""),
+        ("buttons", buttons, ""),
+    ):
+        if value:
+            text.append(f"\n  {name:<9}", "dim")
+            text.append(("\n" + " " * 11).join(map(printable, value[:_LONGEST].splitlines())), style)
+    return text
+
+
+def _line(task: Task, saved: Path | None) -> Text:
+    """A task among many."""
+    what = saved or task.fail_reason or task.image_url or task.preview_url or ""
+    return Text.assemble(_head(task), f"  {printable(str(what))}")
+
+
+def _head(task: Task) -> Text:
+    status = task.status or ("FAILURE" if task.failed else "accepted")
+    text = Text.assemble((printable(task.id), "bold"), f"  {printable(task.action or '')}".rstrip())
+    text.append(f"  {printable(status)}", _COLOURS.get(status, ""))
+    if task.progress is not None and not task.done:
+        text.append(f"  {task.progress} %")
+    return text
+
+
+def _picture(task: Task, base_url: str) -> tuple[str, str]:
+    """The address of the picture, or of its preview, and where a click on it leads, if that may be."""
+    address = task.image_url or task.preview_url or ""
+    try:
+        url = picture_url(task, httpx.URL(base_url))
+    except DownloadError:
+        return address, ""
+    if url is None or url.scheme not in ("http", "https"):
+        return address, ""
+    return str(url), str(url)
+
+
+def _sandbox_module() -> ModuleType:
+    try:
+        from . import sandbox  # noqa: PLC0415  (it may not be there)
+    except ImportError as error:
+        raise _MissingError(str(error)) from None
+    return sandbox
