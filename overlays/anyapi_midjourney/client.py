@@ -17,7 +17,6 @@ from anyapi_midjourney_generated.api.tasks import fetch_task
 
 from .answer import Body, parsed_body, was_read
 from .auth import BearerAuth, checked_base_url
-from .download import Download
 from .errors import (
     APIConnectionError,
     APITimeoutError,
@@ -32,13 +31,23 @@ from .polling import DEFAULT_TIMEOUT, Memory, Retry, Wait, is_programming_error
 from .task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Iterable,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
     from os import PathLike
     from pathlib import Path
     from ssl import SSLContext
 
     import anyio
 
+    from .download import Download
     from .errors import Json
     from .polling import Outcome
 
@@ -223,6 +232,8 @@ class _Client(Generic[_Http]):
         )
 
     def _download(self, task: Task, path: str | PathLike[str] | None, overwrite: bool) -> Download:
+        from .download import Download  # noqa: PLC0415  (not everybody downloads, and it takes time to load)
+
         self._check_open()
         return Download(task, path, overwrite=overwrite, base_url=self._base_url)
 
