@@ -45,7 +45,6 @@ bench: $(READY)  ## Measure against plain httpx, the generated client, runwayml 
 	@python benchmarks/fanout.py
 
 look: $(READY)  ## Look at notebook cards in Chromium, ordinary and hostile ones; needs Chromium
-	@pip install --quiet --constraint constraints.txt --group look
 	@python tests/look.py
 
 clean:  ## Remove all that was installed or built here

