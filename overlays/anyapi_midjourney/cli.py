@@ -100,10 +100,12 @@ class _Report:
     def __init__(self, ids: Iterable[str], save: Path | None = None, *, as_json: bool, show: bool) -> None:
         self.code = DONE
         self._left = dict.fromkeys(ids)
-        self._as_json, self._save, self._show = as_json, save, show
+        self._as_json, self._save = as_json, save
         self._brief = len(self._left) > _MOST_BARS
         self._out = _Console(highlight=False, markup=False, emoji=False)
         self._err = _Console(highlight=False, markup=False, emoji=False, stderr=True)
+        # FORCE_COLOR makes no terminal.
+        self._show = show and not as_json and self._out.is_interactive and sys.stdout.isatty()
         self._saves = anyio.Semaphore(_SAVES_AT_ONCE)
         self._counts = {"succeeded": 0, "failed": 0}
         self._rows: dict[str, TaskID] = {}
@@ -116,7 +118,7 @@ class _Report:
             console=self._err,
             transient=True,
             redirect_stdout=False,  # stdout may go elsewhere
-            disable=not (self._err.is_interactive and sys.stderr.isatty()),  # FORCE_COLOR makes no terminal
+            disable=not (self._err.is_interactive and sys.stderr.isatty()),
         )
 
     @contextmanager
@@ -138,7 +140,6 @@ class _Report:
         """Saves and shows what came of an id."""
         task = outcome if isinstance(outcome, Task) else getattr(outcome, "task", None)
         problems: list[Exception] = [outcome] if isinstance(outcome, MidjourneyError) else []
-        code = _exit_code(outcome)
         with ExitStack() as stack:
             path = None
             if task and task.succeeded and (self._save or self._show):
@@ -150,7 +151,7 @@ class _Report:
                     path = Path(there.filename)
                 except (MidjourneyError, OSError) as error:
                     problems.append(error)
-                    code = max(code, FAILED)
+            code = max(_exit_code(outcome), FAILED if problems else DONE)
             self.code = max(self.code, code)
             self._counts["failed" if code else "succeeded"] += 1
             self._left.pop(task_id, None)
@@ -162,8 +163,8 @@ class _Report:
                     text = _line(task, saved) if self._brief else _description(task, mj.base_url, saved)
                     self._out.print(text, soft_wrap=True)
                 for problem in problems:
-                    self._err.print(Text(printable(str(problem)), "red"), soft_wrap=True)
-                if path and self._show and self._out.is_interactive and not self._as_json:
+                    self._complain(str(problem), "red")
+                if path and self._show:
                     self._draw(path)
         if self._brief:
             counts = ", ".join(f"{count} {word}" for word, count in self._counts.items() if count)
@@ -178,12 +179,12 @@ class _Report:
         if len(self._left) <= _MOST_BARS:
             words = ["anyapi-midjourney", "wait", *self._left, *(["--save", str(self._save)] if self._save else [])]
             how = f"go on with: {shlex.join(words)}"
-        self._err.print(f"Interrupted with {len(self._left)} left, which go on at the server; {how}", soft_wrap=True)
+        self._complain(f"Interrupted with {len(self._left)} left, which go on at the server; {how}")
 
     def failed(self, error: ConfigurationError) -> None:
         """Shows an error that is about no task."""
         self.code = USAGE
-        self._err.print(Text(printable(str(error)), "red"), soft_wrap=True)
+        self._complain(str(error), "red")
 
     @contextmanager
     def _without_bars(self) -> Generator[None]:
@@ -193,6 +194,9 @@ class _Report:
         self._bars.stop()
         yield
         self._bars.start()
+
+    def _complain(self, text: str, style: str = "") -> None:
+        self._err.print(Text(printable(text), style), soft_wrap=True)
 
     def _draw(self, path: Path) -> None:
         try:
@@ -206,7 +210,7 @@ class _Report:
         except BrokenPipeError:
             raise
         except Exception as error:  # noqa: BLE001  (it is a video, or no terminal answers)
-            self._err.print(f"The picture cannot be drawn here: {printable(str(error))}", soft_wrap=True)
+            self._complain(f"The picture cannot be drawn here: {error}")
 
 
 @click.group(epilog=_EPILOG)
