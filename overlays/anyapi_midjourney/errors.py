@@ -46,7 +46,7 @@ class ButtonNotFoundError(MidjourneyError, LookupError):
 class DownloadError(MidjourneyError):
     """The picture of a task is not to be had: it has none, its link has expired, or its address leads nowhere good."""
 
-    def __init__(self, text: str, task_id: str) -> None:
+    def __init__(self, text: str, task_id: str | None = None) -> None:
         super().__init__(text)
         self.task_id = task_id
 
