@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pyte
 import pytest
 from click.testing import CliRunner, Result
 from pytest_httpx import HTTPXMock
@@ -215,7 +216,7 @@ def test_pictures_are_saved_once_and_nothing_is_written_over(run: Any, tmp_path:
     assert file.read_bytes().startswith(b"\x89PNG")
     file.write_bytes(b"mine")
     again = run("wait", "success-save", "--save", "new/folder", "--json")
-    assert (again.exit_code, again.stderr) == (0, "")
+    assert (again.exit_code, again.stderr) == (0, "saved new/folder/success-save.png\n")
     assert json.loads(again.stdout)["status"] == "SUCCESS"
     assert file.read_bytes() == b"mine"
 
@@ -286,6 +287,13 @@ class Terminal:
     def shown(self) -> str:
         return self._bytes.decode(errors="replace")
 
+    @property
+    def screen(self) -> str:
+        """What stands on its screen now, each line ended."""
+        screen = pyte.Screen(80, 40)
+        pyte.ByteStream(screen).feed(self._bytes)
+        return "\n".join(line.rstrip() for line in screen.display)
+
     def read(self, until: str = "\0", seconds: float = 20) -> str:
         """What was shown so far, once that is shown or it has ended."""
         end = time.monotonic() + seconds
@@ -304,6 +312,18 @@ class Terminal:
         self.read()
         os.close(self._end)
         return self.process.wait(10)
+
+
+def test_bars_leave_what_is_shown_of_others_as_it_is(base_url: str) -> None:
+    terminal = Terminal(base_url, "wait", "never", "modal", EXAMPLE_ID, "a/b", "--timeout", "1")
+    assert "━" in terminal.read("━")
+    assert terminal.close() == 4
+    screen = terminal.screen
+    for text in (f"{EXAMPLE_ID}  IMAGINE  SUCCESS", "[V4]", "never  IMAGINE  IN_PROGRESS", "modal  INPAINT  MODAL"):
+        assert screen.count(text) == 1
+    assert "A task id is" in screen
+    assert screen.count("Not done after 1 s") == 2
+    assert "━" not in screen
 
 
 def test_a_terminal_has_bars_and_an_interruption_says_how_to_go_on(base_url: str, tmp_path: Path) -> None:

@@ -76,6 +76,10 @@ class BearerAuth(httpx.Auth):
         clean = self._echo_pattern.sub("[key]", text) if self._key_without_prefix in text else text
         return clean if clean.isascii() else _LONE_SURROGATE.sub("\ufffd", clean)
 
+    def is_key(self, text: str) -> bool:
+        """Whether the text holds the key."""
+        return self._echo_pattern.search(text) is not None
+
     def may_hide_in(self, text: str) -> bool:
         """Whether JSON text may hold, once parsed, what `redact` would change."""
         return self._key_without_prefix in text or self._escapable or _HIDING.search(text) is not None

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
+import re
 import shlex
 import sys
-from contextlib import ExitStack, contextmanager, nullcontext
+import warnings
+from collections import Counter
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
+from stat import S_ISFIFO
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 try:
     import click
     from rich.console import Console
+    from rich.live import Live
     from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
     from rich.style import Style
     from rich.text import Text
@@ -28,8 +34,9 @@ import httpx
 
 from .button import rows
 from .client import AsyncMidjourney
-from .download import picture_url
+from .download import picture_url, saved_picture
 from .errors import (
+    APIConnectionError,
     AuthenticationError,
     ConfigurationError,
     DownloadError,
@@ -41,7 +48,7 @@ from .errors import (
     printable,
     task_error,
 )
-from .notebook import duration
+from .notebook import duration, face
 from .polling import DEFAULT_TIMEOUT
 from .task import Task
 
@@ -68,19 +75,22 @@ _CODES: dict[type[MidjourneyError], int] = {
 
 _EPILOG = """\b
 Exit codes, of several the highest:
-  0  done                  4  timed out
-  1  a task failed, or     5  no such task
-     was not saved         6  no connection, or no usable answer
-  2  usage, or no key    130  interrupted
-  3  key refused
+  0  done                     4  timed out
+  1  a task failed, or was    5  no such task
+     not saved                6  no connection, or no usable answer
+  2  usage, key or id       130  interrupted
+  3  key refused, or its    141  nobody reads the output
+     account is empty
 
 The key is taken from ANYAPI_API_KEY, the address from ANYAPI_BASE_URL."""
 _MOST_BARS = 12
+_MOST_IDS_SHOWN = 100
 _SAVES_AT_ONCE = 4
 SANDBOX_SPEED = 6.0
 _MOST_BUTTONS = 50
 _DRAWN_WIDTH = 48  # columns; a square picture has half as many rows
 _LONGEST = 2000  # characters of one text of the server's
+_PATIENCE = 3  # times that a fault comes before it is shown
 _COLOURS = {"SUCCESS": "green", "FAILURE": "red", "CANCEL": "red", "MODAL": "yellow"}
 
 
@@ -94,20 +104,26 @@ class _MissingError(click.ClickException):
     exit_code = USAGE
 
 
-class _Report:
-    """What is shown of the tasks: on stdout what they are, on stderr all else."""
+class _Report(logging.Handler):
+    """What is shown of the tasks: on stdout what they are, on stderr all else, also what the client logs."""
 
-    def __init__(self, ids: Iterable[str], save: Path | None = None, *, as_json: bool, show: bool) -> None:
+    def __init__(
+        self, ids: Iterable[str], save: Path | None = None, *, as_json: bool, show: bool, again: Iterable[str] = ()
+    ) -> None:
+        super().__init__()
         self.code = DONE
         self._left = dict.fromkeys(ids)
-        self._as_json, self._save = as_json, save
+        self._as_json, self._save, self._again = as_json, save, again
         self._brief = len(self._left) > _MOST_BARS
         self._out = _Console(highlight=False, markup=False, emoji=False)
         self._err = _Console(highlight=False, markup=False, emoji=False, stderr=True)
-        # FORCE_COLOR makes no terminal.
-        self._show = show and not as_json and self._out.is_interactive and sys.stdout.isatty()
+        # FORCE_COLOR makes no terminal, and without colours half blocks show nothing.
+        self._show = (
+            show and not as_json and self._out.is_interactive and sys.stdout.isatty() and not self._out.no_color
+        )
         self._saves = anyio.Semaphore(_SAVES_AT_ONCE)
-        self._counts = {"succeeded": 0, "failed": 0}
+        self._counts = Counter[str]()
+        self._faults = Counter[str]()
         self._rows: dict[str, TaskID] = {}
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
@@ -115,11 +131,8 @@ class _Report:
             TaskProgressColumn(),
             TextColumn("{task.fields[status]}", markup=False),
             TimeElapsedColumn(),
-            console=self._err,
-            transient=True,
-            redirect_stdout=False,  # stdout may go elsewhere
-            disable=not (self._err.is_interactive and sys.stderr.isatty()),
         )
+        self._live: Live | None = None
 
     @contextmanager
     def bars(self) -> Generator[None]:
@@ -128,8 +141,16 @@ class _Report:
             self._rows[""] = self._bars.add_task(f"{len(self._left)} tasks", total=len(self._left), status="")
         else:
             self._rows = {i: self._bars.add_task(printable(i), total=100, status="") for i in self._left}
-        with nullcontext() if self._bars.disable else self._bars:
+        # What reads from a pipe, such as jq, may write to the same terminal.
+        if self._err.is_interactive and sys.stderr.isatty() and not S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode):
+            self._start()
+        try:
             yield
+        finally:
+            if self._live:
+                self._live.stop()
+        if self._brief:
+            self._complain(self._summary())
 
     def moved(self, task: Task, task_id: str) -> None:
         """Moves the bar of a task."""
@@ -142,13 +163,10 @@ class _Report:
         problems: list[Exception] = [outcome] if isinstance(outcome, MidjourneyError) else []
         with ExitStack() as stack:
             path = None
-            if task and task.succeeded and (self._save or self._show):
+            if task and (self._save or self._show) and _picture(task, mj.base_url)[0] and task.succeeded:
                 folder = self._save or Path(stack.enter_context(TemporaryDirectory()))
                 try:
-                    async with self._saves:
-                        path = await mj.download(task, folder)
-                except FileExistsError as there:  # from before an interruption
-                    path = Path(there.filename)
+                    path = await self._saved(mj, task, folder)
                 except (MidjourneyError, OSError) as error:
                     problems.append(error)
             code = max(_exit_code(outcome), FAILED if problems else DONE)
@@ -156,47 +174,74 @@ class _Report:
             self._counts["failed" if code else "succeeded"] += 1
             self._left.pop(task_id, None)
             with self._without_bars():
+                saved = path if self._save else None
                 if self._as_json:
                     click.echo(_json_line(task.raw.to_dict() if task else {"id": task_id, "error": str(outcome)}))
                 elif task:
-                    saved = path if self._save else None
                     text = _line(task, saved) if self._brief else _description(task, mj.base_url, saved)
                     self._out.print(text, soft_wrap=True)
+                if saved and self._as_json:
+                    self._complain(f"saved {saved}")
                 for problem in problems:
                     self._complain(str(problem), "red")
                 if path and self._show:
                     self._draw(path)
+                if not self._brief and self._rows:
+                    self._bars.remove_task(self._rows[task_id])
         if self._brief:
-            counts = ", ".join(f"{count} {word}" for word, count in self._counts.items() if count)
-            self._bars.update(self._rows[""], advance=1, status=counts)
-        elif task_id in self._rows:
-            self._bars.remove_task(self._rows[task_id])
+            self._bars.update(self._rows[""], advance=1, status=self._summary())
+
+    async def _saved(self, mj: AsyncMidjourney, task: Task, folder: Path) -> Path:
+        if there := saved_picture(task, folder):  # from before an interruption; its link may have expired
+            return there
+        async with self._saves:
+            return await mj.download(task, folder)
 
     def interrupted(self) -> None:
         """Says how to go on."""
         self.code = INTERRUPTED
-        how = "give the same ids again"
-        if len(self._left) <= _MOST_BARS:
-            words = ["anyapi-midjourney", "wait", *self._left, *(["--save", str(self._save)] if self._save else [])]
-            how = f"go on with: {shlex.join(words)}"
-        self._complain(f"Interrupted with {len(self._left)} left, which go on at the server; {how}")
+        how = "give the same ids again to go on."
+        if len(self._left) <= _MOST_IDS_SHOWN:
+            how = f"to go on: {shlex.join(['anyapi-midjourney', 'wait', *self._left, *self._again])}"
+        self._complain(f"Interrupted with {len(self._left)} left, {how}")
 
-    def failed(self, error: ConfigurationError) -> None:
+    def failed(self, error: Exception, code: int) -> None:
         """Shows an error that is about no task."""
-        self.code = USAGE
+        self.code = code
         self._complain(str(error), "red")
 
-    @contextmanager
-    def _without_bars(self) -> Generator[None]:
-        if self._bars.disable or not self._bars.live.is_started:
-            yield
-            return
-        self._bars.stop()
-        yield
-        self._bars.start()
+    def emit(self, record: logging.LogRecord) -> None:
+        """Shows a fault that lasts, once."""
+        text = re.sub(r" \[task [^]]*\]$", "", record.getMessage())
+        self._faults[text] += 1
+        if self._faults[text] == (_PATIENCE if record.levelno == logging.INFO else 1):
+            with self._without_bars():
+                self._complain(text, "yellow")
+
+    def warn(self, text: str) -> None:
+        """Shows what is to be known."""
+        self._complain(text, "yellow")
+
+    def _summary(self) -> str:
+        return ", ".join(f"{count} {word}" for word, count in self._counts.items())
 
     def _complain(self, text: str, style: str = "") -> None:
         self._err.print(Text(printable(text), style), soft_wrap=True)
+
+    def _start(self) -> None:
+        self._live = Live(
+            get_renderable=self._bars.get_renderable, console=self._err, transient=True, redirect_stdout=False
+        )
+        self._live.start()
+
+    @contextmanager
+    def _without_bars(self) -> Generator[None]:
+        if self._live is None:
+            yield
+            return
+        self._live.stop()
+        yield
+        self._start()  # a new one: the old one would go back over what was printed meanwhile
 
     def _draw(self, path: Path) -> None:
         try:
@@ -213,10 +258,13 @@ class _Report:
             self._complain(f"The picture cannot be drawn here: {error}")
 
 
-@click.group(epilog=_EPILOG)
+@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="anyapi-midjourney")
 def main() -> None:
     """Follow Midjourney tasks at AnyAPI by their ids."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # not every terminal's encoding has 🔄
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
@@ -224,7 +272,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--sandbox", "sandboxed", is_flag=True, help="Use an embedded AnyAPI; needs no key."),
         click.option("--show", is_flag=True, help="Draw the picture, if stdout is a terminal."),
-        click.option("--json", "as_json", is_flag=True, help="Print each task as the server sent it, as JSON Lines."),
+        click.option("--json", "as_json", is_flag=True, help="Print a task as the server sent it, as a line of JSON."),
     ):
         command = option(command)
     return command
@@ -251,24 +299,37 @@ def fetch(task_id: str, *, as_json: bool, show: bool, sandboxed: bool) -> None:
 @main.command()
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
 @click.option(
-    "--timeout", default=DEFAULT_TIMEOUT, show_default=True, help="Seconds for all of them; 0 is one look, inf no end."
+    "--timeout",
+    type=click.FloatRange(min=0),
+    default=DEFAULT_TIMEOUT,
+    show_default=True,
+    help="Seconds for all of them; 0 is one look, inf no end.",
 )
-@click.option("--save", type=click.Path(file_okay=False, path_type=Path), help="Save the pictures in this folder.")
+@click.option(
+    "--save",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Save the pictures in this folder, which is made if it is not there. No file is written over.",
+)
 @_options
 def wait(
     ids: tuple[str, ...], *, timeout: float, save: Path | None, as_json: bool, show: bool, sandboxed: bool
 ) -> None:
-    """Wait until tasks are done. `-` stands for the ids on standard input."""
-    given = " ".join(sys.stdin.read() if i == "-" else i for i in ids)
-    unique = list(dict.fromkeys(given.split()))
+    """Wait until tasks are done, and show them as they end.
+
+    `-` stands for the ids on standard input, with blanks or new lines between them.
+    """
+    unique = list(dict.fromkeys(" ".join(_ids_of_stdin() if i == "-" else i for i in ids).split()))
     if not unique:
-        raise click.UsageError("There is no id on standard input.")
+        raise click.UsageError("There is no id.")
     if save:
         try:
             save.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise click.UsageError(f"--save: {error}") from None
-    report = _Report(unique, save, as_json=as_json, show=show)
+    again = ["--timeout", f"{timeout:g}"] if timeout != DEFAULT_TIMEOUT else []
+    again += ["--save", str(save)] if save else []
+    again += [f"--{name}" for name, on in (("json", as_json), ("show", show), ("sandbox", sandboxed)) if on]
+    report = _Report(unique, save, as_json=as_json, show=show, again=again)
 
     async def work(mj: AsyncMidjourney) -> None:
         outcomes = mj.as_completed(unique, timeout=timeout)
@@ -282,6 +343,13 @@ def wait(
                         group.start_soon(report.ended, mj, task_id, outcome)
 
     _run(work, report, sandboxed=sandboxed, show=show)
+
+
+def _ids_of_stdin() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig", "replace")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
 
 
 async def _follow(mj: AsyncMidjourney, task_id: str, timeout: float, report: _Report) -> None:  # noqa: ASYNC109
@@ -316,10 +384,14 @@ def _run(
 
     async def with_client(options: dict[str, Any]) -> None:
         try:
-            async with AsyncMidjourney(**options) as mj:
+            with warnings.catch_warnings(record=True, action="always") as warned:  # of a key sent unencrypted
+                mj = AsyncMidjourney(**options)
+            for warning in warned:
+                report.warn(str(warning.message))
+            async with mj:
                 await work(mj)
         except ConfigurationError as error:
-            report.failed(error)
+            report.failed(error, USAGE)
 
     with ExitStack() as stack:
         options: dict[str, Any] = {}
@@ -327,6 +399,10 @@ def _run(
             sandbox = _sandbox_module()
             base_url = stack.enter_context(sandbox.serve(speed=SANDBOX_SPEED))
             options = {"api_key": sandbox.API_KEY, "base_url": base_url}
+        logger = logging.getLogger("anyapi_midjourney")
+        logger.setLevel(logging.INFO)
+        logger.addHandler(report)
+        stack.callback(logger.removeHandler, report)
         try:
             anyio.run(with_client, options)
         except* KeyboardInterrupt:
@@ -334,12 +410,20 @@ def _run(
         except* BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes at its end
             report.code = NOBODY_READS
+        except* OSError as group:  # a full disk
+            report.failed(group, FAILED)
     sys.exit(report.code)
 
 
 def _exit_code(outcome: Outcome) -> int:
     if isinstance(outcome, Task):
         return FAILED if outcome.failed else DONE
+    if (
+        isinstance(outcome, WaitTimeoutError)
+        and not outcome.task
+        and isinstance(outcome.last_error, APIConnectionError)
+    ):
+        return NO_CONNECTION
     return next((code for kind, code in _CODES.items() if isinstance(outcome, kind)), NO_CONNECTION)
 
 
@@ -357,7 +441,7 @@ def _description(task: Task, base_url: str, saved: Path | None) -> Text:
         f"{duration(task.queued_for)} in the queue" if task.queued_for is not None else "",
         f"{duration(task.ran_for)} to draw" if task.ran_for is not None else "",
     ]
-    buttons = "\n".join("  ".join(f"[{button.name}]" for button in row) for row in rows(task.buttons[:_MOST_BUTTONS]))
+    buttons = "\n".join("  ".join(f"[{face(button)}]" for button in row) for row in rows(task.buttons[:_MOST_BUTTONS]))
     text = _head(task)
     for name, value, style in (
         ("prompt", task.final_prompt or task.prompt_en or task.prompt, ""),

@@ -197,7 +197,7 @@ class _Client(Generic[_Http]):
     def _check(self, task_id: str) -> None:
         self._check_open()
         given = cast("object", task_id)
-        if isinstance(given, str) and self._auth.redact(given) != given:
+        if isinstance(given, str) and self._auth.is_key(given):
             raise ConfigurationError("This is an API key, not a task id; nothing was sent.")
         # A blank one or a slash would ask the gateway for something else.
         if not isinstance(given, str) or not _TASK_ID.fullmatch(given):

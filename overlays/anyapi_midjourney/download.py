@@ -72,7 +72,7 @@ class Download:
         self._overwrite = overwrite
         self._own_host = base_url.host
         self._target = Path(path or "")
-        self._named = path is not None and not self._target.is_dir()
+        self._named = path is not None and not self._target.is_dir() and not os.fspath(path).endswith(os.sep)
         self._folder = self._target.parent if self._named else self._target
         if self._named:
             self._refuse_to_overwrite()
@@ -244,8 +244,7 @@ class Download:
                     f"What came from {quoted(self.url.host)} is no picture; it begins with {begins}.", self.task_id
                 )
             if not self._named:
-                name = re.sub(r"[^\w.-]", "", self.task_id, flags=re.ASCII).lstrip(".-")[:128]
-                self._target = self._folder / f"{name or 'task'}{kind}"
+                self._target = self._folder / f"{_stem(self.task_id)}{kind}"
                 self._refuse_to_overwrite()
             part = self._folder / f".{secrets.token_hex(8)}.part"
             self._file = part.open("xb")
@@ -255,6 +254,16 @@ class Download:
     def _refuse_to_overwrite(self) -> None:
         if not self._overwrite and os.path.lexists(self._target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self._target))
+
+
+def saved_picture(task: Task, folder: Path) -> Path | None:
+    """The file that an earlier download into a folder has left there."""
+    files = (folder / f"{_stem(task.id)}{kind}" for _, kind in _KINDS)
+    return next((file for file in files if file.is_file()), None)
+
+
+def _stem(task_id: str) -> str:
+    return re.sub(r"[^\w.-]", "", task_id, flags=re.ASCII).lstrip(".-")[:128] or "task"
 
 
 def picture_url(task: Task, base_url: httpx.URL) -> httpx.URL | None:

@@ -104,12 +104,10 @@ def _buttons(buttons: tuple[Button, ...]) -> Iterator[str]:
 
 def _button(button: Button) -> str:
     style = _PRESSED if button.style == 1 else _NORMAL
-    emoji = button.emoji if button.label and button.emoji and not button.emoji.isascii() else ""
-    face = f"{emoji} {button.name}".lstrip()
     url: object = button.raw.additional_properties.get("url")
     if button.style == 5 and isinstance(url, str) and _is_safe(url):
-        return _link(url, _word(style, f"↗ {face}"))
-    return _word(style, face)
+        return _link(url, _word(style, f"↗ {face(button)}"))
+    return _word(style, face(button))
 
 
 def _foot(task: Task) -> str:
@@ -171,6 +169,12 @@ def _more(number: int) -> str:
 
 def _moment(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def face(button: Button) -> str:
+    """What stands on a button, as Midjourney shows it: the emoji and the label."""
+    emoji = button.emoji if button.label and button.emoji and not button.emoji.isascii() else ""
+    return f"{emoji} {button.name}".lstrip()
 
 
 def duration(length: timedelta) -> str:

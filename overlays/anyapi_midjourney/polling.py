@@ -370,6 +370,7 @@ class Wait:
             look.refusals, look.refused_from, look.sightings_before = 0, now, self._memory.sightings
         look.refusals += 1
         look.last_error = error
+        _log.info("A look failed: %s", error)
         pause = _backoff(look.faults + 1) if is_transient(error) else _BETWEEN_REFUSALS
         if isinstance(error, APIResponseError):
             asked = pause if isinstance(error, RateLimitError) else 0.0
@@ -409,12 +410,16 @@ class Wait:
             seen = "no time was left to ask for it"
         elif isinstance(look.last_error, APIResponseError):
             seen = "it was never seen"
-        advice = "check the id, and wait again"
+        advice = "check the network and the base URL, and wait again"
+        if look.sent is None or isinstance(look.last_error, TaskNotFoundError):
+            advice = "check the id, and wait again"
         if look.task:
             progress = f" {look.task.progress} %" if look.task.progress is not None else ""
             status = look.task.status if look.task.status in tuple(TaskStatus) else quoted(look.task.status)
             seen = f"last seen {status or 'accepted'}{progress} {now - look.seen_at:.0f} s ago"
             advice = "it goes on at the server, so wait again with the same id"
+            if look.task.status == TaskStatus.MODAL:
+                advice = "a window waits for an answer (POST /mj/submit/modal)"
         fault = "no answer in time" if isinstance(look.last_error, APITimeoutError) else "no answer"
         if isinstance(look.last_error, APIResponseError):
             fault = said(look.last_error.message, f"HTTP {look.last_error.status_code}")

@@ -41,7 +41,10 @@ try:
     from starlette.responses import HTMLResponse, Response
     from starlette.routing import Route
 except ImportError as error:
-    raise ImportError("The sandbox needs more packages: pip install 'anyapi-midjourney[sandbox]'") from error
+    missing = "The sandbox needs more packages: pip install 'anyapi-midjourney[sandbox]'"
+    if __name__ == "__main__":
+        raise SystemExit(missing) from None
+    raise ImportError(missing) from error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
