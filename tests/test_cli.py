@@ -6,6 +6,7 @@ import pty
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import termios
@@ -221,6 +222,16 @@ def test_pictures_are_saved_once_and_nothing_is_written_over(run: Any, tmp_path:
     assert file.read_bytes() == b"mine"
 
 
+def test_what_is_saved_is_not_asked_for_again_and_what_has_no_picture_needs_none(
+    run: Any, answers: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "1730621826053455.webp").write_bytes(b"mine")
+    answers(imageUrl="http://10.0.0.1/x")
+    assert "  saved    1730621826053455.webp\n" in run("wait", "1", "--save", ".").stdout
+    answers(id="2", imageUrl="", action="DESCRIBE")
+    assert run("wait", "2", "--save", ".").exit_code == 0
+
+
 def test_a_picture_that_cannot_be_saved_is_a_failure_and_the_task_is_shown(run: Any, answers: Any) -> None:
     answers(imageUrl="http://10.0.0.1/x")
     result = run("wait", "1", "--save", ".")
@@ -253,6 +264,38 @@ def test_an_extra_that_is_missing_is_named_in_one_sentence(module: str) -> None:
     assert result.returncode == 2
     assert result.stdout == ""
     assert re.fullmatch(rf"(Error: )?[^\n]+: pip install 'anyapi-midjourney\[{extra}\]'\n", result.stderr)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "gbk", "cp1252"])
+def test_any_encoding_will_do(base_url: str, encoding: str) -> None:
+    more = environment(base_url, PYTHONIOENCODING=encoding)
+    result = subprocess.run([*COMMAND, "fetch", EXAMPLE_ID], capture_output=True, env=more, check=True)
+    assert b"[U4]  [?]" in result.stdout
+
+
+def test_a_fault_that_lasts_is_shown_once_and_no_connection_has_a_code(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("random.uniform", lambda *_: 0.0)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        result = run("wait", "1", "2", "--timeout", "0.5", ANYAPI_BASE_URL=url)
+    assert result.exit_code == 6
+    assert result.stderr.count("A look failed: No answer from 127.0.0.1") == 1
+    assert result.stderr.count("check the network and the base URL") == 3
+
+
+def test_a_warning_is_a_line_and_a_full_disk_a_failure(run: Any, base_url: str, httpx_mock: HTTPXMock) -> None:
+    httpx_mock.add_response(json=EXAMPLE)
+    result = run("fetch", "1", ANYAPI_BASE_URL="http://gateway.example")
+    assert result.stderr == "The API key goes to gateway.example unencrypted: use https.\n"
+    with open("/dev/full", "w", encoding="utf-8") as full:  # noqa: PTH123
+        command = [*COMMAND, "wait", EXAMPLE_ID, "--json"]
+        failed = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment(base_url), check=False)
+    assert failed.returncode == 1
+    assert b"No space left on device" in failed.stderr
+    assert b"Traceback" not in failed.stderr
 
 
 def environment(base_url: str, **more: str) -> dict[str, str]:
@@ -327,15 +370,23 @@ def test_bars_leave_what_is_shown_of_others_as_it_is(base_url: str) -> None:
 
 
 def test_a_terminal_has_bars_and_an_interruption_says_how_to_go_on(base_url: str, tmp_path: Path) -> None:
-    terminal = Terminal(base_url, "wait", "never", "modal", "--save", "it's", cwd=tmp_path)
+    terminal = Terminal(base_url, "wait", "never", "modal", "--save", "it's", "--show", "--timeout", "60", cwd=tmp_path)
     terminal.read("IN_PROGRESS")
     assert "━" in terminal.shown
     terminal.process.send_signal(signal.SIGINT)
     assert terminal.close() == 130
     shown = re.sub(r"\s+", " ", terminal.shown)
     assert "Interrupted with 2 left" in shown
-    assert """anyapi-midjourney wait never modal --save 'it'"'"'s'""" in shown
+    assert """anyapi-midjourney wait never modal --timeout 60 --save 'it'"'"'s' --show""" in shown
     assert terminal.shown.count("\x1b[?25l") == terminal.shown.count("\x1b[?25h")  # the cursor is back
+
+
+def test_an_interruption_while_ids_are_read_is_one_too(base_url: str) -> None:
+    terminal = Terminal(base_url, "wait", "-")
+    time.sleep(1)  # it reads
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.close() == 130
+    assert "Traceback" not in terminal.shown
 
 
 def test_bars_are_on_stderr_only_and_past_a_dozen_there_is_one(base_url: str) -> None:

@@ -78,8 +78,6 @@ def test_a_command_of_the_readme_runs(command: str, httpx_mock: HTTPXMock, monke
     monkeypatch.setattr(cli, "SANDBOX_SPEED", 10**6)
     httpx_mock.add_response(content=PNG)
     words = shlex.split(re.split("[<|]", command)[0])[1:]
-    if words[0] == "sandbox":  # which does not end; test_sandbox.py starts it
-        words.append("--help")
     result = CliRunner().invoke(cli.main, words, input=sandbox.EXAMPLE_ID)
     assert result.exit_code == (1 if "failure" in words else 0), result.output
     assert result.stdout

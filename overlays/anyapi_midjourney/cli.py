@@ -205,7 +205,7 @@ class _Report(logging.Handler):
             how = f"to go on: {shlex.join(['anyapi-midjourney', 'wait', *self._left, *self._again])}"
         self._complain(f"Interrupted with {len(self._left)} left, {how}")
 
-    def failed(self, error: Exception, code: int) -> None:
+    def failed(self, error: BaseException, code: int) -> None:
         """Shows an error that is about no task."""
         self.code = code
         self._complain(str(error), "red")
@@ -411,7 +411,10 @@ def _run(
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes at its end
             report.code = NOBODY_READS
         except* OSError as group:  # a full disk
-            report.failed(group, FAILED)
+            error: BaseException = group
+            while isinstance(error, BaseExceptionGroup):
+                error = error.exceptions[0]
+            report.failed(error, FAILED)
     sys.exit(report.code)
 
 
