@@ -21,7 +21,7 @@ import pytest
 from click.testing import CliRunner, Result
 from pytest_httpx import HTTPXMock
 
-from anyapi_midjourney import sandbox
+from anyapi_midjourney import polling, sandbox
 from anyapi_midjourney.cli import main
 from shells import CASES, EXAMPLE, KEY
 
@@ -276,7 +276,10 @@ def test_any_encoding_will_do(base_url: str, encoding: str) -> None:
 def test_a_fault_that_lasts_is_shown_once_and_no_connection_has_a_code(
     run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("random.uniform", lambda *_: 0.0)
+    def soon(_: int) -> float:
+        return 0.05
+
+    monkeypatch.setattr(polling, "_backoff", soon)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
