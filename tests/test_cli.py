@@ -19,6 +19,7 @@ import httpx
 import pyte
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 from pytest_httpx import HTTPXMock
 
 from anyapi_midjourney import polling, sandbox
@@ -227,7 +228,8 @@ def test_what_is_saved_is_not_asked_for_again_and_what_has_no_picture_needs_none
 ) -> None:
     (tmp_path / "1730621826053455.webp").write_bytes(b"mine")
     answers(imageUrl="http://10.0.0.1/x")
-    assert "  saved    1730621826053455.webp\n" in run("wait", "1", "--save", ".").stdout
+    assert "  saved    1730621826053455.webp\n" in run("wait", EXAMPLE_ID, "--save", ".").stdout
+    assert run("wait", "another", "--save", ".").exit_code == 1  # whatever id the server says it has
     answers(id="2", imageUrl="", action="DESCRIBE")
     assert run("wait", "2", "--save", ".").exit_code == 0
 
@@ -299,6 +301,15 @@ def test_a_warning_is_a_line_and_a_full_disk_a_failure(run: Any, base_url: str, 
     assert failed.returncode == 1
     assert b"No space left on device" in failed.stderr
     assert b"Traceback" not in failed.stderr
+
+
+def test_a_time_at_the_end_of_all_times_is_shown(run: Any, answers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Shanghai")
+    time.tzset()
+    answers(imageUrl="https://cdn.example.com/x?ex=3afff4417f&is=1&hm=2")
+    assert "  expires  9999-12-31" in run("fetch", "1").stdout
+    monkeypatch.undo()
+    time.tzset()
 
 
 def environment(base_url: str, **more: str) -> dict[str, str]:
@@ -380,7 +391,7 @@ def test_a_terminal_has_bars_and_an_interruption_says_how_to_go_on(base_url: str
     assert terminal.close() == 130
     shown = re.sub(r"\s+", " ", terminal.shown)
     assert "Interrupted with 2 left" in shown
-    assert """anyapi-midjourney wait never modal --timeout 60 --save 'it'"'"'s' --show""" in shown
+    assert """anyapi-midjourney wait --timeout 60 --save 'it'"'"'s' --show never modal""" in shown
     assert terminal.shown.count("\x1b[?25l") == terminal.shown.count("\x1b[?25h")  # the cursor is back
 
 
@@ -432,3 +443,10 @@ def test_a_picture_is_drawn_in_a_terminal(base_url: str) -> None:
     terminal = Terminal(base_url, "fetch", "success-show", "--show", COLORTERM="truecolor")
     assert terminal.close() == 0
     assert "▀" in terminal.shown
+
+
+def test_a_picture_that_would_fill_many_screens_is_not_drawn(base_url: str, tmp_path: Path) -> None:
+    Image.new("1", (1, 60_000)).save(tmp_path / f"{EXAMPLE_ID}.png")
+    terminal = Terminal(base_url, "wait", EXAMPLE_ID, "--save", ".", "--show", cwd=tmp_path)
+    assert terminal.close() == 0
+    assert "too large to be drawn: 1 × 60000 pixels" in terminal.shown

@@ -6,11 +6,11 @@ import sys
 def main() -> None:
     """Runs the command, or says which packages it needs."""
     try:
-        from .cli import main as command  # noqa: PLC0415  (it may not be there)
+        from .cli import run  # noqa: PLC0415  (it may not be there)
     except ImportError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
-    command(prog_name="anyapi-midjourney")
+    run()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import re
 # without %: browsers read full-width digits, and decode %6c.
 _NAME = re.compile(r"(?:[\w-]+\.)+(?!(?:[0-9]+|0x[0-9a-f]*)\Z)[\w-]+", re.ASCII)
 _LOCAL_NAMES = (".localhost", ".local", ".internal", ".home.arpa")
+_SPECIAL = ipaddress.ip_network("192.0.0.0/24")  # of which Python 3.11 knows a part only
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 # What Clash and sing-box let every name resolve to, so that its traffic comes to them ("fake-ip").
@@ -49,4 +50,4 @@ def _is_global(text: str) -> bool:
         if inner is None:
             return address.is_global and address in _GLOBAL_UNICAST
         address = inner
-    return address.is_global and not address.is_multicast
+    return address.is_global and not address.is_multicast and address not in _SPECIAL

@@ -11,7 +11,7 @@ import shlex
 import sys
 import warnings
 from collections import Counter
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -88,7 +88,8 @@ _MOST_IDS_SHOWN = 100
 _SAVES_AT_ONCE = 4
 SANDBOX_SPEED = 6.0
 _MOST_BUTTONS = 50
-_DRAWN_WIDTH = 48  # columns; a square picture has half as many rows
+_DRAWN_WIDTH = 48  # columns; a square picture has half as many rows, and a long one no more than these
+_MOST_PIXELS = 2**26  # the largest of Midjourney's have a quarter of them
 _LONGEST = 2000  # characters of one text of the server's
 _PATIENCE = 3  # times that a fault comes before it is shown
 _COLOURS = {"SUCCESS": "green", "FAILURE": "red", "CANCEL": "red", "MODAL": "yellow"}
@@ -154,7 +155,7 @@ class _Report(logging.Handler):
 
     def moved(self, task: Task, task_id: str) -> None:
         """Moves the bar of a task."""
-        status = printable(task.status or "accepted")
+        status = printable((task.status or "accepted")[:200])
         self._bars.update(self._rows[task_id], completed=task.progress or 0, status=status)
 
     async def ended(self, mj: AsyncMidjourney, task_id: str, outcome: Outcome) -> None:
@@ -166,7 +167,7 @@ class _Report(logging.Handler):
             if task and (self._save or self._show) and _picture(task, mj.base_url)[0] and task.succeeded:
                 folder = self._save or Path(stack.enter_context(TemporaryDirectory()))
                 try:
-                    path = await self._saved(mj, task, folder)
+                    path = await self._saved(mj, task, task_id, folder)
                 except (MidjourneyError, OSError) as error:
                     problems.append(error)
             code = max(_exit_code(outcome), FAILED if problems else DONE)
@@ -191,8 +192,9 @@ class _Report(logging.Handler):
         if self._brief:
             self._bars.update(self._rows[""], advance=1, status=self._summary())
 
-    async def _saved(self, mj: AsyncMidjourney, task: Task, folder: Path) -> Path:
-        if there := saved_picture(task, folder):  # from before an interruption; its link may have expired
+    async def _saved(self, mj: AsyncMidjourney, task: Task, task_id: str, folder: Path) -> Path:
+        there = saved_picture(task, folder) if task.id == task_id else None
+        if there:  # from before an interruption; its link may have expired
             return there
         async with self._saves:
             return await mj.download(task, folder)
@@ -200,10 +202,11 @@ class _Report(logging.Handler):
     def interrupted(self) -> None:
         """Says how to go on."""
         self.code = INTERRUPTED
-        how = "give the same ids again to go on."
+        how = ": give the same ids again to go on."
         if len(self._left) <= _MOST_IDS_SHOWN:
-            how = f"to go on: {shlex.join(['anyapi-midjourney', 'wait', *self._left, *self._again])}"
-        self._complain(f"Interrupted with {len(self._left)} left, {how}")
+            dashes = ["--"] if any(i.startswith("-") for i in self._left) else []
+            how = f", to go on: {shlex.join(['anyapi-midjourney', 'wait', *self._again, *dashes, *self._left])}"
+        self._complain(f"Interrupted with {len(self._left)} left{how if self._left else ''}")
 
     def failed(self, error: BaseException, code: int) -> None:
         """Shows an error that is about no task."""
@@ -251,11 +254,30 @@ class _Report(logging.Handler):
             from textual_image.renderable import Image as Drawing  # noqa: PLC0415
 
             with Image.open(path, formats=["PNG", "WEBP", "JPEG", "GIF"]) as picture:
-                self._out.print(Drawing(picture, width=min(_DRAWN_WIDTH, self._out.width), height="auto"))
+                width, height = picture.size
+                columns = min(_DRAWN_WIDTH, self._out.width, 2 * _DRAWN_WIDTH * width // height)
+                if columns and width * height <= _MOST_PIXELS:
+                    self._out.print(Drawing(picture, width=columns, height="auto"))
+                else:
+                    self._complain(f"The picture is too large to be drawn: {width} × {height} pixels")
         except BrokenPipeError:
             raise
         except Exception as error:  # noqa: BLE001  (it is a video, or no terminal answers)
             self._complain(f"The picture cannot be drawn here: {error}")
+
+
+def run() -> None:
+    """Runs the command, and exits."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:  # it is closed
+            setattr(sys, name, open(os.devnull, "r+" if number else "r", encoding="utf-8"))  # noqa: PTH123, SIM115
+    try:
+        main(prog_name="anyapi-midjourney", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(INTERRUPTED)
 
 
 @click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -346,10 +368,7 @@ def wait(
 
 
 def _ids_of_stdin() -> str:
-    try:
-        return sys.stdin.buffer.read().decode("utf-8-sig", "replace")
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    return sys.stdin.buffer.read().decode("utf-8-sig", "replace")
 
 
 async def _follow(mj: AsyncMidjourney, task_id: str, timeout: float, report: _Report) -> None:  # noqa: ASYNC109
@@ -451,7 +470,7 @@ def _description(task: Task, base_url: str, saved: Path | None) -> Text:
         ("reason", task.fail_reason, "red"),
         ("took", ", ".join(filter(None, took)), ""),
         ("picture" if task.succeeded else "preview", address, Style(link=link) if link else ""),
-        ("expired" if expired else "expires", f"{end.astimezone():%Y-%m-%d %H:%M %Z}" if end else "", ""),
+        ("expired" if expired else "expires", _local_time(end) if end else "", ""),
         ("saved", str(saved or ""), ""),
         ("buttons", buttons, ""),
     ):
@@ -467,10 +486,16 @@ def _line(task: Task, saved: Path | None) -> Text:
     return Text.assemble(_head(task), f"  {printable(str(what))}")
 
 
+def _local_time(moment: datetime) -> str:
+    with suppress(OverflowError):  # a server can put it at the end of the year 9999
+        moment = moment.astimezone()
+    return f"{moment:%Y-%m-%d %H:%M %Z}"
+
+
 def _head(task: Task) -> Text:
     status = task.status or ("FAILURE" if task.failed else "accepted")
-    text = Text.assemble((printable(task.id), "bold"), f"  {printable(task.action or '')}".rstrip())
-    text.append(f"  {printable(status)}", _COLOURS.get(status, ""))
+    text = Text.assemble((printable(task.id[:200]), "bold"), f"  {printable((task.action or '')[:200])}".rstrip())
+    text.append(f"  {printable(status[:200])}", _COLOURS.get(status, ""))
     if task.progress is not None and not task.done:
         text.append(f"  {task.progress} %")
     return text

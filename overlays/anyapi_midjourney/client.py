@@ -90,7 +90,7 @@ class _Client(Generic[_Http]):
     _base_url = httpx.URL()  # repr() must work even if __init__ raised
     _http: _Http
     _pictures: _Http
-    """Without hooks, which are for answers of the API: a picture is never read whole."""
+    """Without the key, which pictures do not need, and without hooks, which would read a picture whole."""
 
     def _clock(self) -> float:
         """Seconds that never go back, of the event loop if there is one."""
@@ -168,7 +168,6 @@ class _Client(Generic[_Http]):
                 "limits": self._limits,
                 **given,
                 "event_hooks": None,
-                "auth": self._auth,
                 "timeout": self._timeout,
                 "cookies": _NoCookies(),
                 "follow_redirects": False,
@@ -184,7 +183,7 @@ class _Client(Generic[_Http]):
             options["headers"] = {**options["headers"], "Accept-Encoding": "gzip, deflate"}
             # The caller's hooks see every answer, refusals too, but none unread or with the key in it.
             options["event_hooks"] = {**hooks, "response": [read, *hooks.get("response", ()), judge]}
-            return http(**options, base_url=self._base_url), pictures
+            return http(**options, auth=self._auth, base_url=self._base_url), pictures
         except Exception as error:
             raise ConfigurationError(
                 f"httpx refuses the options, or the proxies of the environment: {error}"
@@ -235,7 +234,7 @@ class _Client(Generic[_Http]):
         from .download import Download  # noqa: PLC0415  (not everybody downloads, and it takes time to load)
 
         self._check_open()
-        return Download(task, path, overwrite=overwrite, base_url=self._base_url)
+        return Download(task, path, overwrite=overwrite, base_url=self._base_url, redact=self._auth.redact)
 
     def _failure(self, error: Exception, task_id: str, host: str = "") -> MidjourneyError:
         """The `MidjourneyError` that an error of a request, to the API or a picture's host, is or becomes."""
@@ -249,7 +248,8 @@ class _Client(Generic[_Http]):
             advice = "check the network and the base URL, then ask again."
             if is_programming_error(error):
                 advice = "this is no fault of the network, so check the transport, the hooks and the event loop."
-            text = f"No answer{' in time' if late else ''} from {host or self._base_url.host} ({words}): {advice}"
+            where = self._auth.redact(host) or self._base_url.host
+            text = f"No answer{' in time' if late else ''} from {where} ({words}): {advice}"
             error = APITimeoutError(text) if late else APIConnectionError(text)
             error.__cause__ = cause
         error.task_id = task_id
@@ -381,9 +381,9 @@ class Midjourney(_Client[httpx.Client]):
         It comes into being whole or not at all: what arrives goes to a temporary file beside it. Transient faults are
         tried again as `fetch` does. The address is the server's, so it is followed with care: over http or https, up to
         5 redirects, none from https to http, never to a host of this machine or of a private network but the base URL's
-        own, and the key goes to the base URL's origin only. A proxy, and a transport of your own, look up names
-        themselves. An address that begins with http://localhost, because the gateway's operator did not set it, is
-        asked for at the base URL. Event hooks do not see these requests.
+        own, and no key is sent. A proxy, and a transport of your own, look up names themselves. An address that begins
+        with http://localhost, because the gateway's operator did not set it, is asked for at the base URL. Event hooks
+        do not see these requests.
 
         Args:
             task: As `wait` or `fetch` gave it.
@@ -422,7 +422,9 @@ class Midjourney(_Client[httpx.Client]):
             try:
                 return attempt()
             except MidjourneyError as error:
-                pause = retry.pause(error)
+                pause = retry.pause(
+                    error.with_traceback(None)
+                )  # frames of a download hold bytes, in which a key can be
             time.sleep(pause)
 
     def _look(self, task_id: str, allowance: Callable[[], float] | None = None) -> Task:
@@ -552,7 +554,7 @@ class AsyncMidjourney(_Client[httpx.AsyncClient]):
             try:
                 return await attempt()
             except MidjourneyError as error:
-                pause = retry.pause(error)
+                pause = retry.pause(error.with_traceback(None))  # as above
             await anyio.sleep(pause)
 
     async def _look(self, task_id: str, allowance: Callable[[], float] | None = None) -> Task:
@@ -572,13 +574,14 @@ class AsyncMidjourney(_Client[httpx.AsyncClient]):
         raise failure
 
     async def _save(self, download: Download) -> Path:
-        from anyio.to_thread import run_sync  # noqa: PLC0415  (as above)
+        import anyio.to_thread  # noqa: PLC0415  (as above)
 
-        with download:
+        with download, anyio.move_on_after(download.time_left):
             async with aclosing(self._chunks(download)) as chunks:
                 async for chunk in chunks:
-                    await run_sync(download.write, chunk)
-            return await run_sync(download.keep)
+                    await anyio.to_thread.run_sync(download.write, chunk)
+            return await anyio.to_thread.run_sync(download.keep)
+        raise download.late()
 
     async def _chunks(self, download: Download) -> AsyncGenerator[bytes]:
         """The bytes of a picture. Faults of the network are ours here; those of the disk, outside, stay OSErrors."""

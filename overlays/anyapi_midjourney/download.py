@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import socket
+import threading
 import time
 import zlib
 from contextlib import suppress
@@ -21,12 +22,12 @@ from .errors import ConfigurationError, DownloadError, MidjourneyError, quoted, 
 from .task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from .errors import Json
 
 SIZE_LIMIT = 256 * 2**20
-"""Bytes of a picture, unpacked. Real ones have up to some 30 MB, clips 50."""
+"""Bytes of a picture, packed or not. Real ones have up to some 30 MB, clips 50."""
 TIME_LIMIT = 900.0
 """Seconds that one may take to arrive, lest a server drip for ever."""
 _REDIRECTS = 5
@@ -54,6 +55,7 @@ class Download:
         path: The file, or a folder that is there, in which it is called by the task's id; None is the current folder.
         overwrite: Whether to replace a file, or a link itself, that is there.
         base_url: The client's; its host alone may be a local one.
+        redact: Takes the key out of a text, since the server may echo it.
 
     Raises:
         ConfigurationError: No task.
@@ -63,14 +65,21 @@ class Download:
     """
 
     def __init__(
-        self, task: Task, path: str | os.PathLike[str] | None, *, overwrite: bool, base_url: httpx.URL
+        self,
+        task: Task,
+        path: str | os.PathLike[str] | None,
+        *,
+        overwrite: bool,
+        base_url: httpx.URL,
+        redact: Callable[[str], str],
     ) -> None:
         if not isinstance(cast("object", task), Task):
             raise ConfigurationError("download takes a task, as fetch and wait give it; nothing was sent.")
         self.task_id = task.id
         self._expiry = task.image_expires_at
-        self._overwrite = overwrite
+        self._redact = redact
         self._own_host = base_url.host
+        self._overwrite = overwrite
         self._target = Path(path or "")
         self._named = path is not None and not self._target.is_dir() and not os.fspath(path).endswith(os.sep)
         self._folder = self._target.parent if self._named else self._target
@@ -79,17 +88,20 @@ class Download:
         if not self._folder.is_dir():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._folder))
         self._file: BinaryIO | None = None
-        self._part: Path | None = None
+        self._part = self._folder / f".{secrets.token_hex(8)}.part"
+        self._lock = threading.Lock()
+        """An event loop may leave the block while a thread still writes."""
+        self._closed = False
         self._head = b""
-        self._size = 0
+        self._came = self._size = 0
         self._unpack: Any = None
         self._redirects = 0
         self._guarded = False
         self._end = time.monotonic() + TIME_LIMIT
         address = picture_url(task, base_url)
         if address is None:
-            why = f"{task.action or 'such a task'} succeeds without one" if task.succeeded else "it has not succeeded"
-            raise DownloadError(f"The task has no picture: {why}.", self.task_id)
+            why = f"{quoted(task.action or 'it')} succeeds without one" if task.succeeded else "it has not succeeded"
+            raise self._error(f"The task has no picture: {why}.")
         self.url = address
         """What to ask for next."""
         self._check_url()
@@ -98,10 +110,18 @@ class Download:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        if self._file:
-            self._file.close()
-        if self._part:
-            self._part.unlink(missing_ok=True)
+        with self._lock:
+            self._closed = True
+            try:
+                if self._file:
+                    self._file.close()  # on a full disk it fails again
+            finally:
+                self._part.unlink(missing_ok=True)
+
+    @property
+    def time_left(self) -> float:
+        """Seconds that the picture may still take."""
+        return self._end - time.monotonic()
 
     def look_up(self, host: str) -> None:
         """Raises `DownloadError` if a host to which a connection is about to go has a local address."""
@@ -147,12 +167,10 @@ class Download:
             return False
         self._redirects += 1
         if self._redirects > _REDIRECTS:
-            raise DownloadError(f"The picture's host redirects more than {_REDIRECTS} times.", self.task_id)
+            raise self._error(f"The picture's host redirects more than {_REDIRECTS} times.")
         before, self.url = self.url, response.next_request.url
         if before.scheme == "https" and self.url.scheme == "http":
-            raise DownloadError(
-                f"The picture's host redirects from https to http, to {quoted(self.url.host)}.", self.task_id
-            )
+            raise self._error(f"The picture's host redirects from https to http, to {quoted(self.url.host)}.")
         self._check_url()
         return True
 
@@ -164,51 +182,67 @@ class Download:
         why = f"The picture is not to be had from {quoted(self.url.host)}."
         if self._expiry and self._expiry < datetime.now(UTC):
             why = f"The signed link expired on {self._expiry:%Y-%m-%d at %H:%M} UTC, and such links are not renewed."
-        return DownloadError(f"{said(error.message if error else '', f'HTTP {status}')}. {why}", self.task_id)
+        return self._error(f"{said(error.message if error else '', f'HTTP {status}')}. {why}")
 
     def begin(self, headers: Mapping[str, str]) -> None:
         """Gets ready for a body with these headers."""
         if headers.get("content-encoding", "").lower() in ("gzip", "x-gzip", "deflate"):
             self._unpack = zlib.decompressobj(zlib.MAX_WBITS | 32)
-        if headers.get("content-length", "").isdecimal() and int(headers["content-length"][:20]) > SIZE_LIMIT:
-            self._check_size(SIZE_LIMIT + 1)
+        if headers.get("content-length", "").isdecimal():
+            self._check_size(int(headers["content-length"][:20]))
 
     def write(self, chunk: bytes) -> None:
         """Takes some bytes of the body."""
-        if time.monotonic() > self._end:
-            raise DownloadError(f"The picture took more than {TIME_LIMIT:.0f} s to arrive.", self.task_id)
+        if self.time_left < 0:
+            raise self.late()
+        self._came += len(chunk)
         if self._unpack:
-            try:
-                chunk = self._unpack.decompress(chunk, SIZE_LIMIT + 1)
-            except zlib.error as error:
-                raise DownloadError(
-                    f"What came from {quoted(self.url.host)} cannot be unpacked: {error}.", self.task_id
-                ) from None
+            chunk = self._unpacked(chunk)
         self._size += len(chunk)
-        self._check_size(self._size)
-        if self._file is None:
-            self._head += chunk
-            if len(self._head) < _HEAD:
+        self._check_size(max(self._came, self._size))
+        with self._lock:
+            if self._closed:
                 return
-            chunk = self._head
-        self._opened().write(chunk)
+            if self._file is None:
+                self._head += chunk
+                if len(self._head) < _HEAD:
+                    return
+                self._open()
+            else:
+                self._file.write(chunk)
+
+    def late(self) -> DownloadError:
+        """The error of a picture that takes too long."""
+        return self._error(f"The picture takes more than {TIME_LIMIT:.0f} s to arrive.")
 
     def keep(self) -> Path:
         """The file, which is whole now."""
-        if self._file is None:
-            self._opened().write(self._head)
-        file, part = self._opened(), cast("Path", self._part)
-        file.close()
-        if self._overwrite:
-            part.replace(self._target)
-            return self._target
-        self._target.open("xb").close()  # claims the name; raises if it is taken, by a link too
-        try:
-            part.replace(self._target)
-        except OSError:
-            self._target.unlink()
-            raise
+        if self._unpack and not self._unpack.eof:
+            raise self._error(f"What came from {quoted(self.url.host)} is cut off.")
+        with self._lock:
+            if self._closed:
+                return self._target
+            if self._file is None:
+                self._open()
+            cast("BinaryIO", self._file).close()
+            if self._overwrite:
+                self._part.replace(self._target)
+                return self._target
+            try:
+                os.link(self._part, self._target)  # at once, and never over what is there, a link included
+            except FileExistsError:
+                raise
+            except OSError:  # a file system without hard links
+                self._target.open("xb").close()
+                try:
+                    self._part.replace(self._target)
+                except BaseException:
+                    self._target.unlink()
+                    raise
         return self._target
+
+    def _error(self, text: str) -> DownloadError:
+        return DownloadError(self._redact(text), self.task_id)
 
     def _is_guarded(self, host: str) -> bool:
         # A proxy looks up names itself, and is another host.
@@ -217,53 +251,49 @@ class Download:
 
     def _check_peers(self, peers: Iterable[tuple[object, ...]]) -> None:
         if not all(is_public_peer(str(peer[0])) for peer in peers):
-            raise DownloadError(
-                f"The picture's host {quoted(self.url.host)} is a local one: it is not asked.", self.task_id
-            )
+            raise self._error(f"The picture's host {quoted(self.url.host)} is a local one: it is not asked.")
 
     def _check_url(self) -> None:
         if self.url.scheme not in ("http", "https"):
-            raise DownloadError(
-                f"The picture's address is of the kind {quoted(self.url.scheme)}, not http or https.", self.task_id
-            )
+            raise self._error(f"The picture's address is of the kind {quoted(self.url.scheme)}, not http or https.")
         if self.url.host != self._own_host and not is_public(self.url.raw_host.decode("ascii")):
-            raise DownloadError(
-                f"The picture's host {quoted(self.url.host)} is a local one: it is not asked.", self.task_id
-            )
+            raise self._error(f"The picture's host {quoted(self.url.host)} is a local one: it is not asked.")
 
     def _check_size(self, size: int) -> None:
         if size > SIZE_LIMIT:
-            raise DownloadError(f"The picture is larger than {SIZE_LIMIT >> 20} MiB.", self.task_id)
+            raise self._error(f"The picture is larger than {SIZE_LIMIT >> 20} MiB.")
 
-    def _opened(self) -> BinaryIO:
-        if self._file is None:
-            kind = next((end for magic, end in _KINDS if re.match(magic, self._head, re.DOTALL)), None)
-            if kind is None:
-                begins = quoted(self._head.decode("ascii", "replace"))
-                raise DownloadError(
-                    f"What came from {quoted(self.url.host)} is no picture; it begins with {begins}.", self.task_id
-                )
-            if not self._named:
-                self._target = self._folder / f"{_stem(self.task_id)}{kind}"
-                self._refuse_to_overwrite()
-            part = self._folder / f".{secrets.token_hex(8)}.part"
-            self._file = part.open("xb")
-            self._part = part
-        return self._file
+    def _unpacked(self, chunk: bytes) -> bytes:
+        try:
+            plain: bytes = self._unpack.decompress(chunk, SIZE_LIMIT + 1)
+        except zlib.error as error:
+            raise self._error(f"What came from {quoted(self.url.host)} cannot be unpacked: {error}.") from None
+        if self._unpack.unused_data:
+            raise self._error(f"What came from {quoted(self.url.host)} goes on after its end.")
+        return plain
+
+    def _open(self) -> None:
+        """Opens the file, now that its first bytes are there, and writes them."""
+        kind = next((end for magic, end in _KINDS if re.match(magic, self._head, re.DOTALL)), None)
+        if kind is None:
+            begins = quoted(self._head.decode("ascii", "replace"))
+            raise self._error(f"What came from {quoted(self.url.host)} is no picture; it begins with {begins}.")
+        if not self._named:
+            self._target = self._folder / f"{_stem(self.task_id)}{kind}"
+            self._refuse_to_overwrite()
+        self._file = self._part.open("xb")
+        self._file.write(self._head)
 
     def _refuse_to_overwrite(self) -> None:
-        if not self._overwrite and os.path.lexists(self._target):
+        replaceable = self._overwrite and (self._target.is_symlink() or self._target.is_file())  # no device
+        if os.path.lexists(self._target) and not replaceable:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self._target))
 
 
 def saved_picture(task: Task, folder: Path) -> Path | None:
-    """The file that an earlier download into a folder has left there."""
-    files = (folder / f"{_stem(task.id)}{kind}" for _, kind in _KINDS)
-    return next((file for file in files if file.is_file()), None)
-
-
-def _stem(task_id: str) -> str:
-    return re.sub(r"[^\w.-]", "", task_id, flags=re.ASCII).lstrip(".-")[:128] or "task"
+    """The file that an earlier download of this very task has left in a folder."""
+    files = [folder / f"{task.id}{kind}" for _, kind in _KINDS] if _stem(task.id) == task.id else []
+    return next((f for f in files if f.is_file() and not f.is_symlink() and f.stat().st_size), None)
 
 
 def picture_url(task: Task, base_url: httpx.URL) -> httpx.URL | None:
@@ -281,3 +311,7 @@ def picture_url(task: Task, base_url: httpx.URL) -> httpx.URL | None:
     except (httpx.InvalidURL, UnicodeError):  # idna's error is one, and comes when the host is asked for
         raise DownloadError(f"{quoted(text)} is no address of a picture.", task.id) from None
     return base_url.copy_with(raw_path=url.raw_path) if forgotten else url
+
+
+def _stem(task_id: str) -> str:
+    return re.sub(r"[^\w.-]", "", task_id, flags=re.ASCII).lstrip(".-")[:128] or "task"

@@ -28,7 +28,7 @@ class MidjourneyError(Exception):
 
     def __str__(self) -> str:
         text = super().__str__()
-        return f"{text} [task {self.task_id}]" if self.task_id and self.task_id not in text else text
+        return f"{text} [task {printable(self.task_id[:200])}]" if self.task_id and self.task_id not in text else text
 
     def __reduce__(self) -> tuple[object, ...]:
         # The default calls the class with `args` alone, which one that needs more does not survive.
