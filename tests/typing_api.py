@@ -2,6 +2,7 @@
 
 from contextlib import aclosing
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import assert_type
 
 import httpx
@@ -30,6 +31,8 @@ def sync() -> None:
         assert_type(next(outcomes), tuple[str, Task | MidjourneyError])
         outcomes.close()
         assert_type(mj.generated, AuthenticatedClient)
+        assert_type(mj.base_url, str)
+        assert_type(mj.download(mj.fetch("1"), "pig.png", overwrite=True), Path)
 
 
 async def asynchronous() -> None:
@@ -37,6 +40,7 @@ async def asynchronous() -> None:
         assert_type(mj, AsyncMidjourney)
         assert_type(await mj.fetch("1"), Task)
         assert_type(await mj.wait("1"), Task)
+        assert_type(await mj.download(await mj.fetch("1"), Path("pictures")), Path)
         async for task in mj.watch("1"):
             assert_type(task, Task)
         async with aclosing(mj.as_completed({"1"}, timeout=60)) as outcomes:

@@ -16,20 +16,11 @@ if TYPE_CHECKING:
 # Families whose custom id names no Midjourney job.
 _WITHOUT_JOB = {"PicReader", "Picread", "PromptAnalyzer"}
 # Which families share a row under Midjourney's messages; live Discord messages of versions 5.2 and 7 show it.
-_ROWS = {
-    "Inpaint": "vary",
-    "low_variation": "vary",
-    "high_variation": "vary",
-    "Outpaint": "zoom",
-    "CustomZoom": "zoom",
-    "pan_left": "pan",
-    "pan_right": "pan",
-    "pan_up": "pan",
-    "pan_down": "pan",
-    "animate_high": "last",
-    "animate_low": "last",
-    "BOOKMARK": "last",
-    None: "last",  # a link
+_ROWS: dict[str | None, str] = {
+    **dict.fromkeys(("Inpaint", "low_variation", "high_variation"), "vary"),
+    **dict.fromkeys(("Outpaint", "CustomZoom"), "zoom"),
+    **dict.fromkeys(("pan_left", "pan_right", "pan_up", "pan_down"), "pan"),
+    **dict.fromkeys(("animate_high", "animate_low", "BOOKMARK", None), "last"),  # None is a link
 }
 _ROW_LENGTH = 5  # Discord's limit
 # What people call the buttons of which some servers send nothing but the custom id.
@@ -131,17 +122,17 @@ class Button:
 
 def rows(buttons: Iterable[Button]) -> list[list[Button]]:
     """The buttons in rows of up to five, as Midjourney lays them out; the server sends one list."""
-    laid: list[list[Button]] = []
-    row: object = None
+    found: list[list[Button]] = []
+    row: str | None = None
     for button in buttons:
         action = button.action
-        its = "upscale" if (action or "").startswith("upsample_") else _ROWS.get(action, action)
+        own_row = "upscale" if (action or "").startswith("upsample_") else _ROWS.get(action, action)
         if action == "PicReader" and button.index is None:  # "Imagine all"
-            its = "all"
-        joins = its == row or action in ("reroll", "Picread")  # which stand at the end of the first row
-        if laid and joins and len(laid[-1]) < _ROW_LENGTH:
-            laid[-1].append(button)
+            own_row = "all"
+        goes_on = own_row == row or action in ("reroll", "Picread")  # which stand at the end of the first row
+        if found and goes_on and len(found[-1]) < _ROW_LENGTH:
+            found[-1].append(button)
         else:
-            laid.append([button])
-            row = its
-    return laid
+            found.append([button])
+            row = own_row
+    return found

@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import os
-import re
 import shlex
 import sys
 import warnings
@@ -36,7 +35,6 @@ from .button import rows
 from .client import AsyncMidjourney
 from .download import picture_url, saved_picture
 from .errors import (
-    APIConnectionError,
     AuthenticationError,
     ConfigurationError,
     DownloadError,
@@ -54,18 +52,16 @@ from .task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterable
-    from types import ModuleType
 
     from .polling import Outcome
 
 DONE, FAILED, USAGE, REFUSED, TIMED_OUT, NOT_FOUND, NO_CONNECTION = range(7)
 INTERRUPTED = 130
-NOBODY_READS = 141
+BROKEN_PIPE = 141
 """What a shell says of a program that wrote into a pipe whose reader was gone, such as `head`."""
 
 _CODES: dict[type[MidjourneyError], int] = {
     TaskError: FAILED,
-    DownloadError: FAILED,
     ConfigurationError: USAGE,
     AuthenticationError: REFUSED,
     PermissionDeniedError: REFUSED,
@@ -99,10 +95,6 @@ class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Leaves it to us: rich would exit in the middle of things."""
         raise  # noqa: PLE0704  (it is called from an except block)
-
-
-class _MissingError(click.ClickException):
-    exit_code = USAGE
 
 
 class _Report(logging.Handler):
@@ -170,7 +162,7 @@ class _Report(logging.Handler):
                     path = await self._saved(mj, task, task_id, folder)
                 except (MidjourneyError, OSError) as error:
                     problems.append(error)
-            code = max(_exit_code(outcome), FAILED if problems else DONE)
+            code = max(_exit_code(outcome), FAILED if problems and self._save else DONE)
             self.code = max(self.code, code)
             self._counts["failed" if code else "succeeded"] += 1
             self._left.pop(task_id, None)
@@ -179,7 +171,7 @@ class _Report(logging.Handler):
                 if self._as_json:
                     click.echo(_json_line(task.raw.to_dict() if task else {"id": task_id, "error": str(outcome)}))
                 elif task:
-                    text = _line(task, saved) if self._brief else _description(task, mj.base_url, saved)
+                    text = _line(task, mj.base_url, saved) if self._brief else _description(task, mj.base_url, saved)
                     self._out.print(text, soft_wrap=True)
                 if saved and self._as_json:
                     self._complain(f"saved {saved}")
@@ -215,11 +207,11 @@ class _Report(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Shows a fault that lasts, once."""
-        text = re.sub(r" \[task [^]]*\]$", "", record.getMessage())
-        self._faults[text] += 1
-        if self._faults[text] == (_PATIENCE if record.levelno == logging.INFO else 1):
+        kind = str(tuple(map(type, record.args or ())))  # not the text, in which an id is new each time
+        self._faults[kind] += 1
+        if self._faults[kind] == _PATIENCE or record.levelno > logging.INFO:
             with self._without_bars():
-                self._complain(text, "yellow")
+                self._complain(record.getMessage(), "yellow")
 
     def warn(self, text: str) -> None:
         """Shows what is to be known."""
@@ -276,6 +268,9 @@ def run() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except ImportError as error:  # of an extra
+        click.echo(error, err=True)
+        sys.exit(USAGE)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(INTERRUPTED)
 
@@ -354,7 +349,7 @@ def wait(
     report = _Report(unique, save, as_json=as_json, show=show, again=again)
 
     async def work(mj: AsyncMidjourney) -> None:
-        outcomes = mj.as_completed(unique, timeout=timeout)
+        outcomes = mj.as_completed(unique, timeout=timeout)  # here, where a time-out that is none raises by itself
         with report.bars():
             async with anyio.create_task_group() as group:
                 if len(unique) <= _MOST_BARS:
@@ -387,19 +382,15 @@ async def _follow(mj: AsyncMidjourney, task_id: str, timeout: float, report: _Re
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def _sandbox(arguments: tuple[str, ...]) -> None:
     """Start the embedded AnyAPI, until interrupted."""
-    _sandbox_module().main(arguments, "anyapi-midjourney sandbox")
+    from . import sandbox  # noqa: PLC0415  (it may not be there)
+
+    sandbox.main(arguments, "anyapi-midjourney sandbox")
 
 
-def _run(
-    work: Callable[[AsyncMidjourney], Awaitable[None]],
-    report: _Report,
-    *,
-    sandboxed: bool,
-    show: bool,
-) -> None:
+def _run(work: Callable[[AsyncMidjourney], Awaitable[None]], report: _Report, *, sandboxed: bool, show: bool) -> None:
     """Does the work with a client, and exits."""
     if show and not find_spec("textual_image"):
-        raise _MissingError("--show needs more packages: pip install 'anyapi-midjourney[show]'")
+        raise ImportError("--show needs more packages: pip install 'anyapi-midjourney[show]'")
 
     async def with_client(options: dict[str, Any]) -> None:
         try:
@@ -415,7 +406,8 @@ def _run(
     with ExitStack() as stack:
         options: dict[str, Any] = {}
         if sandboxed:
-            sandbox = _sandbox_module()
+            from . import sandbox  # noqa: PLC0415  (as above)
+
             base_url = stack.enter_context(sandbox.serve(speed=SANDBOX_SPEED))
             options = {"api_key": sandbox.API_KEY, "base_url": base_url}
         logger = logging.getLogger("anyapi_midjourney")
@@ -428,7 +420,7 @@ def _run(
             report.interrupted()
         except* BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes at its end
-            report.code = NOBODY_READS
+            report.code = BROKEN_PIPE
         except* OSError as group:  # a full disk
             error: BaseException = group
             while isinstance(error, BaseExceptionGroup):
@@ -440,12 +432,8 @@ def _run(
 def _exit_code(outcome: Outcome) -> int:
     if isinstance(outcome, Task):
         return FAILED if outcome.failed else DONE
-    if (
-        isinstance(outcome, WaitTimeoutError)
-        and not outcome.task
-        and isinstance(outcome.last_error, APIConnectionError)
-    ):
-        return NO_CONNECTION
+    if isinstance(outcome, WaitTimeoutError) and outcome.last_error and not outcome.task:
+        return max(TIMED_OUT, _exit_code(outcome.last_error))
     return next((code for kind, code in _CODES.items() if isinstance(outcome, kind)), NO_CONNECTION)
 
 
@@ -480,10 +468,10 @@ def _description(task: Task, base_url: str, saved: Path | None) -> Text:
     return text
 
 
-def _line(task: Task, saved: Path | None) -> Text:
+def _line(task: Task, base_url: str, saved: Path | None) -> Text:
     """A task among many."""
-    what = saved or task.fail_reason or task.image_url or task.preview_url or ""
-    return Text.assemble(_head(task), f"  {printable(str(what))}")
+    what = str(saved or task.fail_reason or _picture(task, base_url)[0])
+    return Text.assemble(_head(task), f"  {printable(what[:_LONGEST])}")
 
 
 def _local_time(moment: datetime) -> str:
@@ -511,11 +499,3 @@ def _picture(task: Task, base_url: str) -> tuple[str, str]:
     if url is None or url.scheme not in ("http", "https"):
         return address, ""
     return str(url), str(url)
-
-
-def _sandbox_module() -> ModuleType:
-    try:
-        from . import sandbox  # noqa: PLC0415  (it may not be there)
-    except ImportError as error:
-        raise _MissingError(str(error)) from None
-    return sandbox

@@ -6,7 +6,6 @@ import operator
 import re
 import time
 from contextlib import aclosing, suppress
-from functools import partial
 from http.cookiejar import CookieJar
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypedDict, TypeVar, Unpack, cast
 
@@ -31,16 +30,7 @@ from .polling import DEFAULT_TIMEOUT, Memory, Retry, Wait, is_programming_error
 from .task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import (
-        AsyncGenerator,
-        AsyncIterator,
-        Awaitable,
-        Callable,
-        Iterable,
-        Iterator,
-        Mapping,
-        Sequence,
-    )
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
     from os import PathLike
     from pathlib import Path
     from ssl import SSLContext
@@ -173,7 +163,7 @@ class _Client(Generic[_Http]):
                 "follow_redirects": False,
             }
             transport: object = given.get("transport")
-            self._looks_up = not isinstance(transport, httpx.HTTPTransport | httpx.AsyncHTTPTransport | None)
+            self._resolves = not isinstance(transport, httpx.HTTPTransport | httpx.AsyncHTTPTransport | None)
             if transport is None and given.get("verify", True) is True and not given.get("cert"):
                 # One for both clients: to load the certificates takes as long as all the rest.
                 options["verify"] = httpx.create_ssl_context(trust_env=given.get("trust_env", True))
@@ -315,7 +305,7 @@ class Midjourney(_Client[httpx.Client]):
             APIResponseError: Any other refusal.
 
         """
-        return self._retried(partial(self._look, task_id))
+        return self._retried(lambda: self._look(task_id))
 
     def watch(self, task_id: str, *, timeout: float | None = DEFAULT_TIMEOUT) -> Outcomes[Task]:
         """The task at first sight and at every change, the last one done, or blocked for 5 minutes.
@@ -381,9 +371,9 @@ class Midjourney(_Client[httpx.Client]):
         It comes into being whole or not at all: what arrives goes to a temporary file beside it. Transient faults are
         tried again as `fetch` does. The address is the server's, so it is followed with care: over http or https, up to
         5 redirects, none from https to http, never to a host of this machine or of a private network but the base URL's
-        own, and no key is sent. A proxy, and a transport of your own, look up names themselves. An address that begins
-        with http://localhost, because the gateway's operator did not set it, is asked for at the base URL. Event hooks
-        do not see these requests.
+        own, and no key is sent. A proxy, and a transport of your own, resolve names themselves. An address at
+        `localhost`, because the gateway's operator did not set another, is asked for at the base URL. Event hooks see
+        nothing of it.
 
         Args:
             task: As `wait` or `fetch` gave it.
@@ -422,9 +412,7 @@ class Midjourney(_Client[httpx.Client]):
             try:
                 return attempt()
             except MidjourneyError as error:
-                pause = retry.pause(
-                    error.with_traceback(None)
-                )  # frames of a download hold bytes, in which a key can be
+                pause = retry.pause(error)
             time.sleep(pause)
 
     def _look(self, task_id: str, allowance: Callable[[], float] | None = None) -> Task:
@@ -444,12 +432,12 @@ class Midjourney(_Client[httpx.Client]):
                 download.write(chunk)
             return download.keep()
 
-    def _chunks(self, download: Download) -> Iterator[bytes]:
+    def _chunks(self, download: Download) -> Iterable[bytes]:
         """The bytes of a picture. Faults of the network are ours here; those of the disk, outside, stay OSErrors."""
         try:
             while True:
-                if self._looks_up:
-                    download.look_up(download.url.raw_host.decode("ascii"))
+                if self._resolves:
+                    download.resolve(download.host)
                 request = self._pictures.build_request("GET", download.url, extensions={"trace": download.guard})
                 response = self._pictures.send(request, stream=True)
                 try:
@@ -507,7 +495,7 @@ class AsyncMidjourney(_Client[httpx.AsyncClient]):
 
     async def fetch(self, task_id: str) -> Task:
         """`Midjourney.fetch`, awaited."""
-        return await self._retried(partial(self._look, task_id))
+        return await self._retried(lambda: self._look(task_id))
 
     def watch(self, task_id: str, *, timeout: float | None = DEFAULT_TIMEOUT) -> AsyncOutcomes[Task]:
         """`Midjourney.watch`, for `async for`."""
@@ -554,7 +542,7 @@ class AsyncMidjourney(_Client[httpx.AsyncClient]):
             try:
                 return await attempt()
             except MidjourneyError as error:
-                pause = retry.pause(error.with_traceback(None))  # as above
+                pause = retry.pause(error)
             await anyio.sleep(pause)
 
     async def _look(self, task_id: str, allowance: Callable[[], float] | None = None) -> Task:
@@ -587,10 +575,11 @@ class AsyncMidjourney(_Client[httpx.AsyncClient]):
         """The bytes of a picture. Faults of the network are ours here; those of the disk, outside, stay OSErrors."""
         try:
             while True:
-                if self._looks_up:
-                    await download.async_look_up(download.url.raw_host.decode("ascii"))
+                if self._resolves:
+                    await download.async_resolve(download.host)
                 request = self._pictures.build_request("GET", download.url, extensions={"trace": download.async_guard})
                 response = await self._pictures.send(request, stream=True)
+                chunks = response.aiter_raw()
                 try:
                     if download.redirects(response):
                         continue
@@ -598,16 +587,12 @@ class AsyncMidjourney(_Client[httpx.AsyncClient]):
                         await self._read(response)
                         raise download.refused(*_answer(response))
                     download.begin(response.headers)
-                    chunks = response.aiter_raw()
-                    try:
-                        async for chunk in chunks:
-                            yield chunk
-                    finally:
-                        await response.aclose()
-                        await _end(chunks)
+                    async for chunk in chunks:
+                        yield chunk
                     return
                 finally:
                     await response.aclose()
+                    await _end(chunks)
         except Exception as error:  # noqa: BLE001  (as above)
             failure = self._failure(error, download.task_id, download.url.host)
         raise failure

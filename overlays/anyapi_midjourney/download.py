@@ -112,54 +112,50 @@ class Download:
     def __exit__(self, *exc_info: object) -> None:
         with self._lock:
             self._closed = True
-            try:
-                if self._file:
-                    self._file.close()  # on a full disk it fails again
-            finally:
-                self._part.unlink(missing_ok=True)
+            if self._file:
+                with suppress(OSError):  # on a full disk it fails again
+                    self._file.close()
+            self._part.unlink(missing_ok=True)
 
     @property
     def time_left(self) -> float:
         """Seconds that the picture may still take."""
         return self._end - time.monotonic()
 
-    def look_up(self, host: str) -> None:
+    @property
+    def host(self) -> str:
+        """The host of `url`, as a connection names it."""
+        return self.url.raw_host.decode("ascii")
+
+    def resolve(self, host: str) -> None:
         """Raises `DownloadError` if a host to which a connection is about to go has a local address."""
-        if self._is_guarded(host):
+        # A proxy resolves names itself, and is another host.
+        self._guarded = host == self.host and self.url.host != self._own_host
+        if self._guarded:
             with suppress(socket.gaierror):  # to connect will tell
                 self._check_peers(found[4] for found in socket.getaddrinfo(host, None))
 
-    async def async_look_up(self, host: str) -> None:
-        """`look_up`, awaited."""
-        import anyio  # noqa: PLC0415  (it comes with httpx, which imports it only when it is needed, as we do)
+    async def async_resolve(self, host: str) -> None:
+        """`resolve`, awaited."""
+        from anyio.to_thread import run_sync  # noqa: PLC0415  (it comes with httpx, which imports it only when needed)
 
-        if self._is_guarded(host):
-            with suppress(socket.gaierror):
-                self._check_peers([found[4] for found in await anyio.getaddrinfo(host, None)])
+        await run_sync(self.resolve, host, abandon_on_cancel=True)
 
     def guard(self, event: str, info: Mapping[str, Any]) -> None:
         """What httpcore calls at each step: looks at where a connection goes, before and after it is made."""
         if event == "connection.connect_tcp.started":
-            self.look_up(info["host"])
-        elif event == "connection.connect_tcp.complete" and self._guarded:
-            stream = info["return_value"]
-            try:  # a name may lead elsewhere the second time
-                self._check_peers([stream.get_extra_info("server_addr")])
-            except DownloadError:
-                stream.close()
-                raise
+            self.resolve(info["host"])
+        elif error := self._misled(event, info):
+            info["return_value"].close()
+            raise error
 
     async def async_guard(self, event: str, info: Mapping[str, Any]) -> None:
         """`guard`, awaited."""
         if event == "connection.connect_tcp.started":
-            await self.async_look_up(info["host"])
-        elif event == "connection.connect_tcp.complete" and self._guarded:
-            stream = info["return_value"]
-            try:
-                self._check_peers([stream.get_extra_info("server_addr")])
-            except DownloadError:
-                await stream.aclose()
-                raise
+            await self.async_resolve(info["host"])
+        elif error := self._misled(event, info):
+            await info["return_value"].aclose()
+            raise error
 
     def redirects(self, response: httpx.Response) -> bool:
         """Whether an answer says to ask elsewhere, where `url` then leads."""
@@ -244,10 +240,14 @@ class Download:
     def _error(self, text: str) -> DownloadError:
         return DownloadError(self._redact(text), self.task_id)
 
-    def _is_guarded(self, host: str) -> bool:
-        # A proxy looks up names itself, and is another host.
-        self._guarded = host == self.url.raw_host.decode("ascii") and self.url.host != self._own_host
-        return self._guarded
+    def _misled(self, event: str, info: Mapping[str, Any]) -> DownloadError | None:
+        if event != "connection.connect_tcp.complete" or not self._guarded:
+            return None
+        try:  # a name may lead elsewhere the second time
+            self._check_peers([info["return_value"].get_extra_info("server_addr")])
+        except DownloadError as error:
+            return error
+        return None
 
     def _check_peers(self, peers: Iterable[tuple[object, ...]]) -> None:
         if not all(is_public_peer(str(peer[0])) for peer in peers):
@@ -256,7 +256,7 @@ class Download:
     def _check_url(self) -> None:
         if self.url.scheme not in ("http", "https"):
             raise self._error(f"The picture's address is of the kind {quoted(self.url.scheme)}, not http or https.")
-        if self.url.host != self._own_host and not is_public(self.url.raw_host.decode("ascii")):
+        if self.url.host != self._own_host and not is_public(self.host):
             raise self._error(f"The picture's host {quoted(self.url.host)} is a local one: it is not asked.")
 
     def _check_size(self, size: int) -> None:
@@ -276,7 +276,7 @@ class Download:
         """Opens the file, now that its first bytes are there, and writes them."""
         kind = next((end for magic, end in _KINDS if re.match(magic, self._head, re.DOTALL)), None)
         if kind is None:
-            begins = quoted(self._head.decode("ascii", "replace"))
+            begins = quoted(self._redact(self._head.decode("ascii", "replace")))  # before it is cut
             raise self._error(f"What came from {quoted(self.url.host)} is no picture; it begins with {begins}.")
         if not self._named:
             self._target = self._folder / f"{_stem(self.task_id)}{kind}"
@@ -307,7 +307,7 @@ def picture_url(task: Task, base_url: httpx.URL) -> httpx.URL | None:
         return None
     try:
         url = httpx.URL(text)
-        forgotten = is_loopback(url.host) and url.host != base_url.host and "/mj/image/" in url.path
+        forgotten = is_loopback(url.host) and "/mj/image/" in url.path
     except (httpx.InvalidURL, UnicodeError):  # idna's error is one, and comes when the host is asked for
         raise DownloadError(f"{quoted(text)} is no address of a picture.", task.id) from None
     return base_url.copy_with(raw_path=url.raw_path) if forgotten else url

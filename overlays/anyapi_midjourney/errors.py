@@ -23,8 +23,12 @@ _SUCCESSES = frozenset(status for status in HTTPStatus if 200 <= status < 300)
 class MidjourneyError(Exception):
     """The base of every error that comes out of a request."""
 
-    task_id: str | None = None
+    task_id: str | None
     """The id that was asked for, if the error is about one task."""
+
+    def __init__(self, text: str = "", task_id: str | None = None) -> None:
+        super().__init__(text)
+        self.task_id = task_id
 
     def __str__(self) -> str:
         text = super().__str__()
@@ -45,10 +49,6 @@ class ButtonNotFoundError(MidjourneyError, LookupError):
 
 class DownloadError(MidjourneyError):
     """The picture of a task is not to be had: it has none, its link has expired, or its address leads nowhere good."""
-
-    def __init__(self, text: str, task_id: str | None = None) -> None:
-        super().__init__(text)
-        self.task_id = task_id
 
 
 class APIConnectionError(MidjourneyError, ConnectionError):
@@ -144,9 +144,8 @@ class TaskError(MidjourneyError):
     """The task as it was last seen."""
 
     def __init__(self, text: str, task: Task) -> None:
-        super().__init__(text)
+        super().__init__(text, task.id)
         self.task = task
-        self.task_id = task.id
 
 
 class TaskFailedError(TaskError):

@@ -57,7 +57,9 @@ Outcome: TypeAlias = Task | MidjourneyError
 def is_programming_error(cause: BaseException | None) -> bool:
     """Whether a request failed for a mistake in the program, such as a hook's TypeError, and not for the network."""
     mistakes = (RuntimeError, TypeError, ValueError, LookupError, AttributeError)
-    return isinstance(cause, (*mistakes, httpx.UnsupportedProtocol, httpx.LocalProtocolError))
+    # A UnicodeError, which is a ValueError, comes of a redirect to a host with an impossible name.
+    wrong = isinstance(cause, (*mistakes, httpx.UnsupportedProtocol, httpx.LocalProtocolError))
+    return wrong and not isinstance(cause, UnicodeError)
 
 
 def is_transient(error: MidjourneyError) -> bool:
@@ -86,7 +88,7 @@ class Retry:
         A `Retry-After` is obeyed up to 30 s. Jitter of half a second keeps many clients from returning together.
         """
         if not self.left or not is_transient(error):
-            raise error
+            raise error.with_traceback(None)  # the frames below hold what the server sent, in which the key can be
         self.left -= 1
         self._made += 1
         asked = error.retry_after if isinstance(error, APIResponseError) else None
@@ -410,9 +412,11 @@ class Wait:
             seen = "no time was left to ask for it"
         elif isinstance(look.last_error, APIResponseError):
             seen = "it was never seen"
-        advice = "check the network and the base URL, and wait again"
-        if look.sent is None or isinstance(look.last_error, TaskNotFoundError):
+        advice = "wait again"
+        if isinstance(look.last_error, TaskNotFoundError):
             advice = "check the id, and wait again"
+        elif isinstance(look.last_error, APIConnectionError | InvalidResponseError):
+            advice = "check the network and the base URL, and wait again"
         if look.task:
             progress = f" {look.task.progress} %" if look.task.progress is not None else ""
             status = look.task.status if look.task.status in tuple(TaskStatus) else quoted(look.task.status)

@@ -147,12 +147,12 @@ _FAULTS: dict[str, Callable[[], Response]] = {
     "bad-gateway": lambda: HTMLResponse(_NGINX, 502),
     "html": lambda: HTMLResponse(_WEB_PAGE),
 }
-_KINDS = (EXAMPLE_ID, *_ENDS, *_FAULTS)
-_IDS = ", ".join(_KINDS)
+KINDS = (EXAMPLE_ID, *_ENDS, *_FAULTS)
+_IDS = ", ".join(KINDS)
 
 
 def _kind(task_id: str) -> str | None:
-    return next((kind for kind in _KINDS if task_id == kind or task_id.startswith(f"{kind}-")), None)
+    return next((kind for kind in KINDS if task_id == kind or task_id.startswith(f"{kind}-")), None)
 
 
 def _row(task_id: str, kind: str, age: float, submitted: int, image_url: str) -> dict[str, Json]:

@@ -204,9 +204,8 @@ class Task:
         if len(found) == 1:
             return found[0]
         there = ", ".join(quoted(b.name) for b in self.buttons[:50]) or f"none, and the task is {quoted(self.status)}"
-        error = ButtonNotFoundError(f"{len(found) or 'No'} buttons are called {quoted(str(key))}: there are {there}.")
-        error.task_id = self.id
-        raise error
+        count = len(found) or "No"
+        raise ButtonNotFoundError(f"{count} buttons are called {quoted(str(key))}: there are {there}.", self.id)
 
     def _repr_html_(self) -> str:
         """What notebooks show: the picture, how the task stands, and its buttons."""
