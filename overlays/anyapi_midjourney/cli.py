@@ -1,4 +1,4 @@
-"""The command line, for people at a terminal and for scripts: how tasks look there, and what it exits with."""
+"""The command line, for people at a terminal and for scripts."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import shlex
 import sys
 import warnings
 from collections import Counter
-from contextlib import ExitStack, contextmanager, suppress
-from datetime import UTC, datetime
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from stat import S_ISFIFO
@@ -23,21 +22,19 @@ try:
     from rich.console import Console
     from rich.live import Live
     from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
-    from rich.style import Style
     from rich.text import Text
+
+    from .terminal import description, line, picture
 except ImportError as error:
     raise ImportError("The command needs more packages: pip install 'anyapi-midjourney[cli]'") from error
 
 import anyio
-import httpx
 
-from .button import rows
 from .client import AsyncMidjourney
-from .download import picture_url, saved_picture
+from .download import saved_picture
 from .errors import (
     AuthenticationError,
     ConfigurationError,
-    DownloadError,
     MidjourneyError,
     PermissionDeniedError,
     TaskError,
@@ -46,7 +43,6 @@ from .errors import (
     printable,
     task_error,
 )
-from .notebook import duration, face
 from .polling import DEFAULT_TIMEOUT
 from .task import Task
 
@@ -83,12 +79,9 @@ _MOST_BARS = 12
 _MOST_IDS_SHOWN = 100
 _SAVES_AT_ONCE = 4
 SANDBOX_SPEED = 6.0
-_MOST_BUTTONS = 50
 _DRAWN_WIDTH = 48  # columns; a square picture has half as many rows, and a long one no more than these
 _MOST_PIXELS = 2**26  # the largest of Midjourney's have a quarter of them
-_LONGEST = 2000  # characters of one text of the server's
 _PATIENCE = 3  # times that a fault comes before it is shown
-_COLOURS = {"SUCCESS": "green", "FAILURE": "red", "CANCEL": "red", "MODAL": "yellow"}
 
 
 class _Console(Console):
@@ -156,7 +149,7 @@ class _Report(logging.Handler):
         problems: list[Exception] = [outcome] if isinstance(outcome, MidjourneyError) else []
         with ExitStack() as stack:
             path = None
-            if task and (self._save or self._show) and _picture(task, mj.base_url)[0] and task.succeeded:
+            if task and (self._save or self._show) and picture(task, mj.base_url)[0] and task.succeeded:
                 folder = self._save or Path(stack.enter_context(TemporaryDirectory()))
                 try:
                     path = await self._saved(mj, task, task_id, folder)
@@ -171,7 +164,7 @@ class _Report(logging.Handler):
                 if self._as_json:
                     click.echo(_json_line(task.raw.to_dict() if task else {"id": task_id, "error": str(outcome)}))
                 elif task:
-                    text = _line(task, mj.base_url, saved) if self._brief else _description(task, mj.base_url, saved)
+                    text = line(task, mj.base_url, saved) if self._brief else description(task, mj.base_url, saved)
                     self._out.print(text, soft_wrap=True)
                 if saved and self._as_json:
                     self._complain(f"saved {saved}")
@@ -440,62 +433,3 @@ def _exit_code(outcome: Outcome) -> int:
 def _json_line(value: object) -> str:
     # In ASCII, so that no terminal obeys it. NaN and numbers past a float, which JSON has not, become null.
     return json.dumps(json.loads(json.dumps(value), parse_constant=lambda _: None))
-
-
-def _description(task: Task, base_url: str, saved: Path | None) -> Text:
-    """A task as a person wants it."""
-    address, link = _picture(task, base_url)
-    end = task.image_expires_at
-    expired = end is not None and end < datetime.now(UTC)
-    took = [
-        f"{duration(task.queued_for)} in the queue" if task.queued_for is not None else "",
-        f"{duration(task.ran_for)} to draw" if task.ran_for is not None else "",
-    ]
-    buttons = "\n".join("  ".join(f"[{face(button)}]" for button in row) for row in rows(task.buttons[:_MOST_BUTTONS]))
-    text = _head(task)
-    for name, value, style in (
-        ("prompt", task.final_prompt or task.prompt_en or task.prompt, ""),
-        ("reason", task.fail_reason, "red"),
-        ("took", ", ".join(filter(None, took)), ""),
-        ("picture" if task.succeeded else "preview", address, Style(link=link) if link else ""),
-        ("expired" if expired else "expires", _local_time(end) if end else "", ""),
-        ("saved", str(saved or ""), ""),
-        ("buttons", buttons, ""),
-    ):
-        if value:
-            text.append(f"\n  {name:<9}", "dim")
-            text.append(("\n" + " " * 11).join(map(printable, value[:_LONGEST].splitlines())), style)
-    return text
-
-
-def _line(task: Task, base_url: str, saved: Path | None) -> Text:
-    """A task among many."""
-    what = str(saved or task.fail_reason or _picture(task, base_url)[0])
-    return Text.assemble(_head(task), f"  {printable(what[:_LONGEST])}")
-
-
-def _local_time(moment: datetime) -> str:
-    with suppress(OverflowError):  # a server can put it at the end of the year 9999
-        moment = moment.astimezone()
-    return f"{moment:%Y-%m-%d %H:%M %Z}"
-
-
-def _head(task: Task) -> Text:
-    status = task.status or ("FAILURE" if task.failed else "accepted")
-    text = Text.assemble((printable(task.id[:200]), "bold"), f"  {printable((task.action or '')[:200])}".rstrip())
-    text.append(f"  {printable(status[:200])}", _COLOURS.get(status, ""))
-    if task.progress is not None and not task.done:
-        text.append(f"  {task.progress} %")
-    return text
-
-
-def _picture(task: Task, base_url: str) -> tuple[str, str]:
-    """The address of the picture, or of its preview, and where a click on it leads, if that may be."""
-    address = task.image_url or task.preview_url or ""
-    try:
-        url = picture_url(task, httpx.URL(base_url))
-    except DownloadError:
-        return address, ""
-    if url is None or url.scheme not in ("http", "https"):
-        return address, ""
-    return str(url), str(url)
