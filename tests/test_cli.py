@@ -32,6 +32,15 @@ EXAMPLE_ID = sandbox.EXAMPLE_ID
 HOSTILE = "a\rb\x0bc\x85d\u2028e\x1b]0;title\x07\x1b[2J[red]x[/red]\r\n\x9b31m\u202emoc.live[link=file:///etc/passwd]y"
 
 
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    def soon(_: int) -> float:
+        return 0.05
+
+    monkeypatch.setattr(polling, "_backoff", soon)
+    monkeypatch.setattr(polling, "_BETWEEN_REFUSALS", 0.05)
+
+
 @pytest.fixture(scope="module")
 def base_url() -> Iterator[str]:
     with sandbox.serve(speed=10**6, api_key=KEY) as url:
@@ -283,13 +292,7 @@ def test_any_encoding_will_do(base_url: str, encoding: str) -> None:
     assert b"[U4]  [?]" in result.stdout
 
 
-def test_a_fault_that_lasts_is_shown_once_and_no_connection_has_a_code(
-    run: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def soon(_: int) -> float:
-        return 0.05
-
-    monkeypatch.setattr(polling, "_backoff", soon)
+def test_a_fault_that_lasts_is_shown_once_and_no_connection_has_a_code(run: Any) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
@@ -320,8 +323,11 @@ def test_a_time_at_the_end_of_all_times_is_shown(run: Any, answers: Any, monkeyp
     time.tzset()
 
 
+UNWANTED = ("NO_COLOR", "FORCE_COLOR", "PYTHONUNBUFFERED")
+
+
 def environment(base_url: str, **more: str) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+    inherited = {name: value for name, value in os.environ.items() if name not in UNWANTED}
     return inherited | {"ANYAPI_BASE_URL": base_url, "ANYAPI_API_KEY": KEY, "TERM": "xterm-256color"} | more
 
 

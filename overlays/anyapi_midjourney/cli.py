@@ -412,14 +412,19 @@ def _run(work: Callable[[AsyncMidjourney], Awaitable[None]], report: _Report, *,
         except* KeyboardInterrupt:
             report.interrupted()
         except* BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes at its end
+            _discard_output()
             report.code = BROKEN_PIPE
         except* OSError as group:  # a full disk
             error: BaseException = group
             while isinstance(error, BaseExceptionGroup):
                 error = error.exceptions[0]
+            _discard_output()
             report.failed(error, FAILED)
     sys.exit(report.code)
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter fails at its end, flushing it
 
 
 def _exit_code(outcome: Outcome) -> int:
