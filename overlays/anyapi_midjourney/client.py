@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import re
 import time
-from contextlib import aclosing, suppress
+from contextlib import aclosing, closing, suppress
 from http.cookiejar import CookieJar
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypedDict, TypeVar, Unpack, cast
 
@@ -30,7 +30,16 @@ from .polling import DEFAULT_TIMEOUT, Memory, Retry, Wait, is_programming_error
 from .task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Generator,
+        Iterable,
+        Mapping,
+        Sequence,
+    )
     from os import PathLike
     from pathlib import Path
     from ssl import SSLContext
@@ -427,12 +436,12 @@ class Midjourney(_Client[httpx.Client]):
         raise failure  # here, so that neither its context nor this frame holds the original
 
     def _save(self, download: Download) -> Path:
-        with download:
-            for chunk in self._chunks(download):
+        with download, closing(self._chunks(download)) as chunks:
+            for chunk in chunks:
                 download.write(chunk)
             return download.keep()
 
-    def _chunks(self, download: Download) -> Iterable[bytes]:
+    def _chunks(self, download: Download) -> Generator[bytes]:
         """The bytes of a picture. Faults of the network are ours here; those of the disk, outside, stay OSErrors."""
         try:
             while True:
