@@ -235,7 +235,7 @@ def test_pictures_are_saved_once_and_nothing_is_written_over(run: Any, tmp_path:
     assert file.read_bytes().startswith(b"\x89PNG")
     file.write_bytes(b"mine")
     again = run("wait", "success-save", "--save", "new/folder", "--json")
-    assert (again.exit_code, again.stderr) == (0, "saved new/folder/success-save.png\n")
+    assert (again.exit_code, again.stderr) == (0, "kept new/folder/success-save.png\n")
     assert json.loads(again.stdout)["status"] == "SUCCESS"
     assert file.read_bytes() == b"mine"
 
@@ -245,7 +245,7 @@ def test_what_is_saved_is_not_asked_for_again_and_what_has_no_picture_needs_none
 ) -> None:
     (tmp_path / "1730621826053455.webp").write_bytes(b"mine")
     answers(imageUrl="http://10.0.0.1/x")
-    assert "  saved    1730621826053455.webp\n" in run("wait", EXAMPLE_ID, "--save", ".").stdout
+    assert "  kept     1730621826053455.webp\n" in run("wait", EXAMPLE_ID, "--save", ".").stdout
     assert run("wait", "another", "--save", ".").exit_code == 1  # whatever id the server says it has
     answers(id="2", imageUrl="", action="DESCRIBE")
     assert run("wait", "2", "--save", ".").exit_code == 0

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shlex
+import signal
 import sys
 import warnings
 from collections import Counter
@@ -21,6 +22,7 @@ try:
     import click
     from rich.console import Console
     from rich.live import Live
+    from rich.padding import Padding
     from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
     from rich.text import Text
 
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterable
 
     from .polling import Outcome
+
+    _Work = Callable[[AsyncMidjourney], Awaitable[None]]
 
 DONE, FAILED, USAGE, REFUSED, TIMED_OUT, NOT_FOUND, NO_CONNECTION = range(7)
 INTERRUPTED = 130
@@ -148,11 +152,11 @@ class _Report(logging.Handler):
         task = outcome if isinstance(outcome, Task) else getattr(outcome, "task", None)
         problems: list[Exception] = [outcome] if isinstance(outcome, MidjourneyError) else []
         with ExitStack() as stack:
-            path = None
-            if task and (self._save or self._show) and picture(task, mj.base_url)[0] and task.succeeded:
+            path, how = None, ""
+            if task and (self._save or self._show) and task.succeeded and picture(task, mj.base_url)[0]:
                 folder = self._save or Path(stack.enter_context(TemporaryDirectory()))
                 try:
-                    path = await self._saved(mj, task, task_id, folder)
+                    path, how = await self._saved(mj, task, task_id, folder)
                 except (MidjourneyError, OSError) as error:
                     problems.append(error)
             code = max(_exit_code(outcome), FAILED if problems and self._save else DONE)
@@ -160,14 +164,14 @@ class _Report(logging.Handler):
             self._counts["failed" if code else "succeeded"] += 1
             self._left.pop(task_id, None)
             with self._without_bars():
-                saved = path if self._save else None
+                file = (how, str(path)) if path and self._save else None
                 if self._as_json:
                     click.echo(_json_line(task.raw.to_dict() if task else {"id": task_id, "error": str(outcome)}))
                 elif task:
-                    text = line(task, mj.base_url, saved) if self._brief else description(task, mj.base_url, saved)
+                    text = line(task, mj.base_url, file) if self._brief else description(task, mj.base_url, file)
                     self._out.print(text, soft_wrap=True)
-                if saved and self._as_json:
-                    self._complain(f"saved {saved}")
+                if file and self._as_json:
+                    self._complain(" ".join(file))
                 for problem in problems:
                     self._complain(str(problem), "red")
                 if path and self._show:
@@ -177,16 +181,15 @@ class _Report(logging.Handler):
         if self._brief:
             self._bars.update(self._rows[""], advance=1, status=self._summary())
 
-    async def _saved(self, mj: AsyncMidjourney, task: Task, task_id: str, folder: Path) -> Path:
-        there = saved_picture(task, folder) if task.id == task_id else None
-        if there:  # from before an interruption; its link may have expired
-            return there
+    async def _saved(self, mj: AsyncMidjourney, task: Task, task_id: str, folder: Path) -> tuple[Path, str]:
+        # What is there is from before an interruption; its link may have expired.
+        if task.id == task_id and (there := saved_picture(task, folder)):
+            return there, "kept"
         async with self._saves:
-            return await mj.download(task, folder)
+            return await mj.download(task, folder), "saved"
 
     def interrupted(self) -> None:
         """Says how to go on."""
-        self.code = INTERRUPTED
         how = ": give the same ids again to go on."
         if len(self._left) <= _MOST_IDS_SHOWN:
             dashes = ["--"] if any(i.startswith("-") for i in self._left) else []
@@ -217,10 +220,12 @@ class _Report(logging.Handler):
         self._err.print(Text(printable(text), style), soft_wrap=True)
 
     def _start(self) -> None:
-        self._live = Live(
-            get_renderable=self._bars.get_renderable, console=self._err, transient=True, redirect_stdout=False
-        )
+        self._live = Live(get_renderable=self._shown, console=self._err, transient=True, redirect_stdout=False)
         self._live.start()
+
+    def _shown(self) -> Padding:
+        # With room for the ^C that a terminal echoes, lest it begin a line.
+        return Padding(self._bars.get_renderable(), (0, 3, 0, 0))
 
     @contextmanager
     def _without_bars(self) -> Generator[None]:
@@ -380,21 +385,10 @@ def _sandbox(arguments: tuple[str, ...]) -> None:
     sandbox.main(arguments, "anyapi-midjourney sandbox")
 
 
-def _run(work: Callable[[AsyncMidjourney], Awaitable[None]], report: _Report, *, sandboxed: bool, show: bool) -> None:
+def _run(work: _Work, report: _Report, *, sandboxed: bool, show: bool) -> None:
     """Does the work with a client, and exits."""
     if show and not find_spec("textual_image"):
         raise ImportError("--show needs more packages: pip install 'anyapi-midjourney[show]'")
-
-    async def with_client(options: dict[str, Any]) -> None:
-        try:
-            with warnings.catch_warnings(record=True, action="always") as warned:  # of a key sent unencrypted
-                mj = AsyncMidjourney(**options)
-            for warning in warned:
-                report.warn(str(warning.message))
-            async with mj:
-                await work(mj)
-        except ConfigurationError as error:
-            report.failed(error, USAGE)
 
     with ExitStack() as stack:
         options: dict[str, Any] = {}
@@ -408,9 +402,10 @@ def _run(work: Callable[[AsyncMidjourney], Awaitable[None]], report: _Report, *,
         logger.addHandler(report)
         stack.callback(logger.removeHandler, report)
         try:
-            anyio.run(with_client, options)
+            # Windows has no such signals.
+            anyio.run(_with_client if os.name == "nt" else _until_interrupted, work, report, options)
         except* KeyboardInterrupt:
-            report.interrupted()
+            report.code = INTERRUPTED
         except* BrokenPipeError:
             _discard_output()
             report.code = BROKEN_PIPE
@@ -420,7 +415,36 @@ def _run(work: Callable[[AsyncMidjourney], Awaitable[None]], report: _Report, *,
                 error = error.exceptions[0]
             _discard_output()
             report.failed(error, FAILED)
+        if report.code == INTERRUPTED:
+            report.interrupted()
     sys.exit(report.code)
+
+
+async def _until_interrupted(work: _Work, report: _Report, options: dict[str, Any]) -> None:
+    # For all signals, lest a second one break into what the first one ends, as it does in asyncio's own way.
+    with anyio.open_signal_receiver(signal.SIGINT) as interruptions:
+        async with anyio.create_task_group() as group:
+
+            async def stop() -> None:
+                async for _ in interruptions:
+                    report.code = INTERRUPTED
+                    group.cancel_scope.cancel()
+
+            group.start_soon(stop)
+            await _with_client(work, report, options)
+            group.cancel_scope.cancel()
+
+
+async def _with_client(work: _Work, report: _Report, options: dict[str, Any]) -> None:
+    try:
+        with warnings.catch_warnings(record=True, action="always") as warned:  # of a key sent unencrypted
+            mj = AsyncMidjourney(**options)
+        for warning in warned:
+            report.warn(str(warning.message))
+        async with mj:
+            await work(mj)
+    except ConfigurationError as error:
+        report.failed(error, USAGE)
 
 
 def _discard_output() -> None:

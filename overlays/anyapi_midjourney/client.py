@@ -244,7 +244,7 @@ class _Client(Generic[_Http]):
             late = _is_late(error)
             cause = self._auth.safe_cause(error)
             words = quoted(f"{type(error).__name__} {cause}") if cause else type(error).__name__
-            advice = "check the network and the base URL, then ask again."
+            advice = f"check the network{'' if host else ' and the base URL'}, then ask again."
             if is_programming_error(error):
                 advice = "this is no fault of the network, so check the transport, the hooks and the event loop."
             where = self._auth.redact(host) or self._base_url.host

@@ -16,8 +16,6 @@ from .errors import DownloadError, printable
 from .notebook import duration, face
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from .task import Task
 
 _MOST_BUTTONS = 50
@@ -25,8 +23,8 @@ _LONGEST = 2000  # characters of one text of the server's
 _COLOURS = {"SUCCESS": "green", "FAILURE": "red", "CANCEL": "red", "MODAL": "yellow"}
 
 
-def description(task: Task, base_url: str, saved: Path | None) -> Text:
-    """A task as a person wants it."""
+def description(task: Task, base_url: str, file: tuple[str, str] | None) -> Text:
+    """A task as a person wants it, and what came of its picture: "saved" or "kept", and where."""
     address, link = picture(task, base_url)
     end = task.image_expires_at
     expired = end is not None and end < datetime.now(UTC)
@@ -42,7 +40,7 @@ def description(task: Task, base_url: str, saved: Path | None) -> Text:
         ("took", ", ".join(filter(None, took)), ""),
         ("picture" if task.succeeded else "preview", address, Style(link=link) if link else ""),
         ("expired" if expired else "expires", _local_time(end) if end else "", ""),
-        ("saved", str(saved or ""), ""),
+        (*(file or ("", "")), ""),
         ("buttons", buttons, ""),
     ):
         if value:
@@ -51,9 +49,9 @@ def description(task: Task, base_url: str, saved: Path | None) -> Text:
     return text
 
 
-def line(task: Task, base_url: str, saved: Path | None) -> Text:
+def line(task: Task, base_url: str, file: tuple[str, str] | None) -> Text:
     """A task among many."""
-    what = str(saved or task.fail_reason or picture(task, base_url)[0])
+    what = " ".join(file) if file else task.fail_reason or picture(task, base_url)[0]
     return Text.assemble(_head(task), f"  {printable(what[:_LONGEST])}")
 
 
