@@ -378,6 +378,12 @@ class Terminal:
                 break
         return self.shown
 
+    def interrupt(self) -> None:
+        """Presses ^C twice, as people do: the terminal echoes it."""
+        for _ in range(2):
+            os.write(self._end, b"\x03")
+            self.process.send_signal(signal.SIGINT)
+
     def close(self) -> int:
         """The exit code."""
         self.read()
@@ -405,11 +411,12 @@ def test_a_terminal_has_bars_and_an_interruption_says_how_to_go_on(base_url: str
     terminal.read("cannot be drawn")
     terminal.read("IN_PROGRESS")
     assert "━" in terminal.shown
-    terminal.process.send_signal(signal.SIGINT)
+    terminal.interrupt()
     assert terminal.close() == 130
     shown = re.sub(r"\s+", " ", terminal.shown)
     assert "Interrupted with 2 left" in shown
     assert """anyapi-midjourney wait --timeout 60 --save 'it'"'"'s' --show never modal""" in shown
+    assert "━" not in terminal.screen
     assert terminal.shown.count("\x1b[?25l") == terminal.shown.count("\x1b[?25h")  # the cursor is back
 
 

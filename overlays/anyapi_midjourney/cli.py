@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 try:
     import click
     from rich.console import Console
+    from rich.constrain import Constrain
     from rich.live import Live
-    from rich.padding import Padding
     from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
     from rich.text import Text
 
@@ -223,9 +223,9 @@ class _Report(logging.Handler):
         self._live = Live(get_renderable=self._shown, console=self._err, transient=True, redirect_stdout=False)
         self._live.start()
 
-    def _shown(self) -> Padding:
-        # With room for the ^C that a terminal echoes, lest it begin a line.
-        return Padding(self._bars.get_renderable(), (0, 3, 0, 0))
+    def _shown(self) -> Constrain:
+        # With room for some ^C that a terminal echoes, lest they begin a line.
+        return Constrain(self._bars.get_renderable(), max(self._err.width - 9, 1))
 
     @contextmanager
     def _without_bars(self) -> Generator[None]:
