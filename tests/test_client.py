@@ -8,7 +8,7 @@ import pickle
 import socket
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import anyio
@@ -518,6 +518,17 @@ def test_a_packed_body_is_unpacked(body: bytes, encoding: str, shell: Shell) -> 
 def test_a_body_that_is_too_large_too_deep_or_broken_is_no_answer(body: bytes, encoding: str, shell: Shell) -> None:
     with pytest.raises(InvalidResponseError):
         shell.fetch(packed(body, encoding))
+
+
+@pytest.mark.parametrize("name", ["sync", "asyncio"])  # of generators that cannot be ended trio warns
+def test_a_body_that_does_not_end_when_it_is_closed_is_left(name: str) -> None:
+    class Endless(Stream):
+        def __iter__(self) -> Iterator[bytes]:
+            while True:
+                yield bytes(2**20)
+
+    with pytest.raises(InvalidResponseError, match="more than 8 MiB"):
+        Shell(name).fetch(lambda _: httpx.Response(200, stream=Endless()))
 
 
 def test_an_endless_body_is_read_no_further_than_the_limit(shell: Shell) -> None:

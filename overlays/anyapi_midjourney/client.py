@@ -615,6 +615,7 @@ class AsyncMidjourney(_Client[httpx.AsyncClient]):
             if body.exceeds_limit():
                 await stream.aclose()
                 await _end(chunks)
+                break
         await stream.aclose()
         body.replace_in(response, self._auth)
 
