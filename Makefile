@@ -36,7 +36,7 @@ docs: $(READY)  ## Make build/docs/anyapi_midjourney.html, the whole API on one 
 		anyapi_midjourney anyapi_midjourney.sandbox '!anyapi_midjourney\.(?!sandbox$$)'
 	@rm -r build/docs/anyapi_midjourney  # the sandbox is on the page
 
-check: drift lint types test docs  ## Everything that CI runs
+check: drift lint types test  ## Everything that CI runs (the tests make the docs)
 
 bench: $(READY)  ## Measure against plain httpx, the generated client, runwayml and others (ten minutes)
 	@python benchmarks/fetch.py

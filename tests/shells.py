@@ -19,6 +19,7 @@ import trio.abc
 from attrs import frozen
 
 from anyapi_midjourney import AsyncMidjourney, Midjourney, Task
+from anyapi_midjourney_generated import models
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator, Iterator
@@ -31,6 +32,11 @@ URL = f"https://www.anyapi.vip/mj/task/{TASK_ID}/fetch"
 ROOT = Path(__file__).parent.parent
 CASES = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "tests/cases").glob("*"))}
 EXAMPLE: dict[str, Any] = CASES["pub-01-anyapi-imagine-success"]["body"]
+
+
+def example(**changes: Any) -> Task:
+    """The vendor's example with some fields changed."""
+    return Task.from_model(models.Task.from_dict(EXAMPLE | changes), TASK_ID)
 
 
 class Stream(httpx.SyncByteStream, httpx.AsyncByteStream):

@@ -31,8 +31,7 @@ from anyapi_midjourney import (
     download,
     sandbox,
 )
-from anyapi_midjourney_generated import models
-from shells import EXAMPLE, KEY, Shell, Stream, listening
+from shells import KEY, Shell, Stream, example, listening, reply
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40
 CDN = "https://cdn.example.com/attachments/1/2/pig.png"
@@ -40,12 +39,11 @@ SIGNED = f"{CDN}?ex=6728831f&is=6727319f&hm=aa&"
 
 
 def task(url: str = CDN, **fields: Any) -> Task:
-    return Task.from_model(models.Task.from_dict(EXAMPLE | {"imageUrl": url} | fields))
+    return example(**{"imageUrl": url, **fields})
 
 
 def gives(content: bytes = PNG, status: int = 200, **headers: str) -> httpx.MockTransport:
-    names = {name.replace("_", "-"): value for name, value in headers.items()}
-    return httpx.MockTransport(lambda _: httpx.Response(status, headers=names, stream=Stream(content)))
+    return httpx.MockTransport(reply(content, status, **headers))
 
 
 def files() -> list[str]:

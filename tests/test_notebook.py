@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from anyapi_midjourney import Task
 from anyapi_midjourney.notebook import card
 from anyapi_midjourney_generated import models
-from shells import CASES, EXAMPLE
+from shells import CASES, EXAMPLE, example
 
 TASKS = {name: case["body"] for name, case in CASES.items() if "status" in (case.get("body") or ())}
 PICTURE = "https://pictures.example/pig.png"
@@ -75,11 +75,6 @@ NO_ADDRESSES = [
     "https://",
 ]
 """None of which a browser may be sent to."""
-
-
-def example(**changes: Any) -> Task:
-    """The vendor's example with some fields changed."""
-    return Task.from_model(models.Task.from_dict(EXAMPLE | changes))
 
 
 def with_word(word: str) -> Task:

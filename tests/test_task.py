@@ -11,11 +11,7 @@ import pytest
 from anyapi_midjourney import ButtonNotFoundError, Task, TaskAction, TaskStatus
 from anyapi_midjourney_generated import models
 from shells import EXAMPLE, TASK_ID
-
-
-def task(**changes: Any) -> Task:
-    """The vendor's example with some fields changed."""
-    return Task.from_model(models.Task.from_dict(EXAMPLE | changes), TASK_ID)
+from shells import example as task
 
 
 @pytest.mark.parametrize("nothing", ["", None, [], {}, True, ["x"]])

@@ -7,10 +7,11 @@ def main() -> None:
     """Runs the command, or says which packages it needs."""
     try:
         from .cli import run  # noqa: PLC0415  (it may not be there)
+
+        run()
     except ImportError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
-    run()
 
 
 if __name__ == "__main__":

@@ -136,3 +136,9 @@ def rows(buttons: Iterable[Button]) -> list[list[Button]]:
             found.append([button])
             row = own_row
     return found
+
+
+def face(button: Button) -> str:
+    """What stands on a button, as Midjourney shows it: the emoji and the label."""
+    emoji = button.emoji if button.label and button.emoji and not button.emoji.isascii() else ""
+    return f"{emoji} {button.name}".lstrip()

@@ -140,7 +140,7 @@ class _Report(logging.Handler):
             if self._live:
                 self._live.stop()
         if self._brief:
-            self._complain(self._summary())
+            self.complain(self._summary())
 
     def moved(self, task: Task, task_id: str) -> None:
         """Moves the bar of a task."""
@@ -171,9 +171,9 @@ class _Report(logging.Handler):
                     text = line(task, mj.base_url, file) if self._brief else description(task, mj.base_url, file)
                     self._out.print(text, soft_wrap=True)
                 if file and self._as_json:
-                    self._complain(" ".join(file))
+                    self.complain(" ".join(file))
                 for problem in problems:
-                    self._complain(str(problem), "red")
+                    self.complain(str(problem), "red")
                 if path and self._show:
                     self._draw(path)
                 if not self._brief and self._rows:
@@ -194,12 +194,12 @@ class _Report(logging.Handler):
         if len(self._left) <= _MOST_IDS_SHOWN:
             dashes = ["--"] if any(i.startswith("-") for i in self._left) else []
             how = f", to go on: {shlex.join(['anyapi-midjourney', 'wait', *self._again, *dashes, *self._left])}"
-        self._complain(f"Interrupted with {len(self._left)} left{how if self._left else ''}")
+        self.complain(f"Interrupted with {len(self._left)} left{how if self._left else ''}")
 
     def failed(self, error: BaseException, code: int) -> None:
         """Shows an error that is about no task."""
         self.code = code
-        self._complain(str(error), "red")
+        self.complain(str(error), "red")
 
     def emit(self, record: logging.LogRecord) -> None:
         """Shows a fault that lasts, once."""
@@ -207,17 +207,14 @@ class _Report(logging.Handler):
         self._faults[kind] += 1
         if self._faults[kind] == _PATIENCE or record.levelno > logging.INFO:
             with self._without_bars():
-                self._complain(record.getMessage(), "yellow")
+                self.complain(record.getMessage(), "yellow")
 
-    def warn(self, text: str) -> None:
-        """Shows what is to be known."""
-        self._complain(text, "yellow")
+    def complain(self, text: str, style: str = "") -> None:
+        """Shows, on stderr, what is to be known."""
+        self._err.print(Text(printable(text), style), soft_wrap=True)
 
     def _summary(self) -> str:
         return ", ".join(f"{count} {word}" for word, count in self._counts.items())
-
-    def _complain(self, text: str, style: str = "") -> None:
-        self._err.print(Text(printable(text), style), soft_wrap=True)
 
     def _start(self) -> None:
         self._live = Live(get_renderable=self._shown, console=self._err, transient=True, redirect_stdout=False)
@@ -249,11 +246,11 @@ class _Report(logging.Handler):
                 if columns and width * height <= _MOST_PIXELS:
                     self._out.print(Drawing(picture, width=columns, height="auto"))
                 else:
-                    self._complain(f"The picture is too large to be drawn: {width} × {height} pixels")
+                    self.complain(f"The picture is too large to be drawn: {width} × {height} pixels")
         except BrokenPipeError:
             raise
         except Exception as error:  # noqa: BLE001  (it is a video, or no terminal answers)
-            self._complain(f"The picture cannot be drawn here: {error}")
+            self.complain(f"The picture cannot be drawn here: {error}")
 
 
 def run() -> None:
@@ -266,9 +263,6 @@ def run() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except ImportError as error:  # of an extra
-        click.echo(error, err=True)
-        sys.exit(USAGE)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(INTERRUPTED)
 
@@ -369,9 +363,11 @@ async def _follow(mj: AsyncMidjourney, task_id: str, timeout: float, report: _Re
     try:
         async for task in mj.watch(task_id, timeout=timeout):
             report.moved(task, task_id)
-            outcome = task if task.succeeded else task_error(task)
+            outcome = task
     except MidjourneyError as error:
         outcome = error
+    if isinstance(outcome, Task) and not outcome.succeeded:
+        outcome = task_error(outcome)
     if outcome:
         await report.ended(mj, task_id, outcome)
 
@@ -440,7 +436,7 @@ async def _with_client(work: _Work, report: _Report, options: dict[str, Any]) ->
         with warnings.catch_warnings(record=True, action="always") as warned:  # of a key sent unencrypted
             mj = AsyncMidjourney(**options)
         for warning in warned:
-            report.warn(str(warning.message))
+            report.complain(str(warning.message), "yellow")
         async with mj:
             await work(mj)
     except ConfigurationError as error:

@@ -22,7 +22,7 @@ from .errors import ConfigurationError, DownloadError, MidjourneyError, quoted, 
 from .task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from .errors import Json
 
@@ -133,7 +133,8 @@ class Download:
         self._guarded = host == self.host and self.url.host != self._own_host
         if self._guarded:
             with suppress(socket.gaierror):  # to connect will tell
-                self._check_peers(found[4] for found in socket.getaddrinfo(host, None))
+                if not all(is_public_peer(str(found[4][0])) for found in socket.getaddrinfo(host, None)):
+                    raise self._local()
 
     async def async_resolve(self, host: str) -> None:
         """`resolve`, awaited."""
@@ -145,17 +146,17 @@ class Download:
         """What httpcore calls at each step: looks at where a connection goes, before and after it is made."""
         if event == "connection.connect_tcp.started":
             self.resolve(info["host"])
-        elif error := self._misled(event, info):
+        elif self._is_misled(event, info):
             info["return_value"].close()
-            raise error
+            raise self._local()
 
     async def async_guard(self, event: str, info: Mapping[str, Any]) -> None:
         """`guard`, awaited."""
         if event == "connection.connect_tcp.started":
             await self.async_resolve(info["host"])
-        elif error := self._misled(event, info):
+        elif self._is_misled(event, info):
             await info["return_value"].aclose()
-            raise error
+            raise self._local()
 
     def redirects(self, response: httpx.Response) -> bool:
         """Whether an answer says to ask elsewhere, where `url` then leads."""
@@ -240,24 +241,20 @@ class Download:
     def _error(self, text: str) -> DownloadError:
         return DownloadError(self._redact(text), self.task_id)
 
-    def _misled(self, event: str, info: Mapping[str, Any]) -> DownloadError | None:
-        if event != "connection.connect_tcp.complete" or not self._guarded:
-            return None
-        try:  # a name may lead elsewhere the second time
-            self._check_peers([info["return_value"].get_extra_info("server_addr")])
-        except DownloadError as error:
-            return error
-        return None
+    def _local(self) -> DownloadError:
+        return self._error(f"The picture's host {quoted(self.url.host)} is a local one: it is not asked.")
 
-    def _check_peers(self, peers: Iterable[tuple[object, ...]]) -> None:
-        if not all(is_public_peer(str(peer[0])) for peer in peers):
-            raise self._error(f"The picture's host {quoted(self.url.host)} is a local one: it is not asked.")
+    def _is_misled(self, event: str, info: Mapping[str, Any]) -> bool:
+        # A name may lead elsewhere the second time.
+        if event != "connection.connect_tcp.complete" or not self._guarded:
+            return False
+        return not is_public_peer(str(info["return_value"].get_extra_info("server_addr")[0]))
 
     def _check_url(self) -> None:
         if self.url.scheme not in ("http", "https"):
             raise self._error(f"The picture's address is of the kind {quoted(self.url.scheme)}, not http or https.")
         if self.url.host != self._own_host and not is_public(self.host):
-            raise self._error(f"The picture's host {quoted(self.url.host)} is a local one: it is not asked.")
+            raise self._local()
 
     def _check_size(self, size: int) -> None:
         if size > SIZE_LIMIT:

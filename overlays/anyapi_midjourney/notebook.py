@@ -9,7 +9,7 @@ from unicodedata import category
 from urllib.parse import urlsplit
 
 from .address import is_public
-from .button import rows
+from .button import face, rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -169,12 +169,6 @@ def _more(number: int) -> str:
 
 def _moment(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
-
-
-def face(button: Button) -> str:
-    """What stands on a button, as Midjourney shows it: the emoji and the label."""
-    emoji = button.emoji if button.label and button.emoji and not button.emoji.isascii() else ""
-    return f"{emoji} {button.name}".lstrip()
 
 
 def duration(length: timedelta) -> str:

@@ -10,10 +10,10 @@ import httpx
 from rich.style import Style
 from rich.text import Text
 
-from .button import rows
+from .button import face, rows
 from .download import picture_url
 from .errors import DownloadError, printable
-from .notebook import duration, face
+from .notebook import duration
 
 if TYPE_CHECKING:
     from .task import Task
