@@ -14,10 +14,10 @@ demo: $(READY)  ## Wait for three tasks of the embedded server, and save and sho
 	@anyapi-midjourney wait success failure upscale --sandbox --save build/demo --show || [ $$? = 1 ]  # one of them fails
 
 generate: $(READY)  ## Make generated/ anew from openapi.yaml
-	$(call make_client,rm -rf build/old; [ ! -d generated ] || mv generated build/old; mv build/new generated)
+	@python overlays/generate.py
 
 drift: $(READY)  ## Fail if generated/ is not exactly what openapi.yaml yields
-	$(call make_client,diff --recursive --exclude __pycache__ generated build/new)
+	@python overlays/generate.py --check
 
 lint: $(READY)  ## Check style and format
 	@ruff check
@@ -49,19 +49,6 @@ look: $(READY)  ## Look at notebook cards in Chromium, ordinary and hostile ones
 
 clean:  ## Remove all that was installed or built here
 	@rm -rf .venv build
-
-# Corrects the document, generates build/new from it and does what is given with that, or stops. One at a time.
-define make_client
-	@mkdir -p build && mkdir build/lock 2>/dev/null || { \
-		echo "build/lock is there: the client is being made already; if that was broken off, remove it." >&2; exit 1; }; \
-	trap '[ -d generated ] || [ ! -d build/old ] || mv build/old generated; rmdir build/lock' EXIT; \
-	trap 'exit 130' HUP INT TERM; set -e; rm -rf build/new; \
-	python overlays/apply_overlay.py openapi.yaml overlays/openapi.overlay.yaml build/openapi.json; \
-	openapi-python-client generate --path build/openapi.json --config generator-config.yml --meta none \
-		--output-path build/new/anyapi_midjourney_generated --fail-on-warning || { \
-		echo "openapi.yaml: no client can be generated from it, for the reason above; generated/ is untouched." >&2; exit 1; }; \
-	$(1)
-endef
 
 $(READY): pyproject.toml constraints.txt
 	@echo "Installing what this needs into .venv/ (once, about a minute)"

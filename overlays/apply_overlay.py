@@ -1,13 +1,16 @@
-"""Applies an OpenAPI Overlay 1.1 document to an OpenAPI document, strictly: `apply_overlay.py DOCUMENT OVERLAY OUTPUT`.
+"""Applies OpenAPI Overlay 1.1 documents to an OpenAPI document, in order and strictly.
 
 Stricter than the standard on one point: a target that selects nothing is an error, because a correction without its
-fault has outlived it. One extension: an action with `x-forbid: true` changes nothing, and must select nothing.
+fault has outlived it. Three extensions: an action with `x-forbid: true` changes nothing, and must select nothing;
+`x-rename` gives what is selected another key; `x-if-missing` says what to do when nothing is selected.
 """
 
 import copy
 import json
-import sys
+import re
+from collections.abc import Iterable
 from pathlib import Path
+from textwrap import shorten
 from typing import TypeAlias, cast
 
 from jsonpath import JSONPathEnvironment, JSONPathError, JSONPathMatch
@@ -16,6 +19,8 @@ from ruamel.yaml import YAML
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 Object: TypeAlias = dict[str, Json]
 
+KINDS = {"update", "remove", "copy", "x-forbid", "x-rename"}
+
 
 class OverlayError(Exception):
     """What cannot be applied, where, and what to do about it."""
@@ -23,17 +28,23 @@ class OverlayError(Exception):
 
 def load(path: Path) -> Object:
     """The YAML or JSON object in a file, with nothing in it but what JSON has."""
+    text = ""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         loaded = cast("object", YAML(typ="safe").load(text))  # pyright: ignore[reportUnknownMemberType]  (untyped)
         document = cast("Json", json.loads(json.dumps(loaded, default=str)))
     except OSError as error:
         raise OverlayError(f"{path}: {error.strerror}") from error
     except Exception as error:  # the YAML library has many
-        raise OverlayError(f"{path}: cannot be read as YAML. {error}") from error
+        if fence := re.search("^(```|~~~)", text, re.MULTILINE):
+            raise OverlayError(f"{path}: has Markdown fences ({fence[0]}). Paste only what is between them.") from error
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        problem = shorten(str(getattr(error, "problem", None) or error), 160)
+        raise OverlayError(f"{path}: cannot be read as YAML{line}: {problem}") from error
     if not isinstance(document, dict):
         found = "nothing" if document is None else f"one {type(document).__name__}"
-        raise OverlayError(f"{path}: not an OpenAPI document; it holds {found}. Export it again.")
+        raise OverlayError(f"{path}: not an OpenAPI document; it holds {found}.")
     return document
 
 
@@ -56,63 +67,59 @@ def merge(target: Json, update: Json) -> Json:
     return update
 
 
+def change(action: Object, match: JSONPathMatch, document: Object) -> None:
+    """Changes one selected node, in place."""
+    old = cast("Json", match.obj)
+    if match.parent is None:
+        if not isinstance(update := action.get("update"), dict):
+            raise OverlayError("can only update the whole document")
+        document.update(cast("Object", merge(document, update)))
+        return
+    parent, key = cast("dict[str | int, Json]", match.parent.obj), match.parts[-1]  # or a list
+    if "x-rename" in action:
+        parent[str(action["x-rename"])] = parent.pop(key)
+    elif "remove" in action:
+        del parent[key]
+    else:
+        update = action["update"]
+        # The standard appends to a selected array what is not one; deeper down that would be an error.
+        appended = isinstance(old, list) and not isinstance(update, list)
+        parent[key] = copy.deepcopy(merge(old, [update] if appended else update))
+
+
 def apply(action: Object, document: Object) -> None:
     """Applies one action, in place."""
-    target, kinds = action.get("target"), action.keys() & {"update", "remove", "copy", "x-forbid"}
+    target, kinds = action.get("target"), action.keys() & KINDS
     if len(kinds) != 1 or not isinstance(target, str):
-        raise OverlayError("needs a target and one of update, copy, remove or x-forbid")
+        raise OverlayError(f"needs a target and one of {', '.join(sorted(KINDS))}")
     matches = select(target, document)
     if "x-forbid" in kinds:
         if matches:
             raise OverlayError(f"is there: {matches[0].path}")
         return
     if not matches:
-        raise OverlayError(
-            "selects nothing. If the vendor has repaired that fault, delete the action; "
-            f"if the fault has moved, mend its target: {target}"
+        advice = action.get("x-if-missing") or (
+            "If the vendor has repaired that fault, delete the action; if the fault has moved, correct its target."
         )
-    update = action.get("update")
+        raise OverlayError(f"selects nothing. {advice} Its target: {target}")
     if "copy" in kinds:
         sources = select(str(action["copy"]), document)
         if len(sources) != 1:
             raise OverlayError(f"must copy one node, not {len(sources)}: {action['copy']}")
-        update = cast("Json", sources[0].obj)
+        action = {"update": cast("Json", sources[0].obj)}
     for match in reversed(matches):  # so that no removal shifts the index of the next
-        if match.parent is None:
-            raise OverlayError("has the whole document for its target, which is not supported here")
-        parent = cast("dict[str | int, Json]", match.parent.obj)  # or a list
-        if "remove" in kinds:
-            del parent[match.parts[-1]]
-        else:
-            old = cast("Json", match.obj)
-            # The standard appends to a selected array what is not one; deeper down that would be an error.
-            appended = isinstance(old, list) and not isinstance(update, list)
-            parent[match.parts[-1]] = copy.deepcopy(merge(old, [update] if appended else update))
+        change(action, match, document)
 
 
-def apply_overlay(source: Path, overlay: Path) -> Object:
-    """The document in `source`, corrected."""
-    document, actions = load(source), load(overlay).get("actions")
-    if not isinstance(actions, list) or not all(isinstance(action, dict) for action in actions):
-        raise OverlayError(f"{overlay}: no OpenAPI Overlay; it has no list of actions.")
-    for number, action in enumerate(cast("list[Object]", actions), start=1):
-        try:
-            apply(action, document)
-        except OverlayError as error:
-            raise OverlayError(
-                f"{source}: action {number} of {overlay} ({action.get('description')}) {error}"
-            ) from error
-    return document
-
-
-def main(source: str, overlay: str, output: str) -> None:
-    """Writes the corrected document, or says why not and exits with 1."""
-    try:
-        document = apply_overlay(Path(source), Path(overlay))
-        Path(output).write_text(json.dumps(document, indent=1), encoding="utf-8")
-    except (OverlayError, OSError) as error:
-        sys.exit(str(error))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def apply_overlays(document: Object, source: Path, overlays: Iterable[Path]) -> None:
+    """Applies overlays in order, in place. `source` is the document's file, for messages."""
+    for overlay in overlays:
+        actions = load(overlay).get("actions")
+        if not isinstance(actions, list) or not all(isinstance(action, dict) for action in actions):
+            raise OverlayError(f"{overlay}: no OpenAPI Overlay; it has no list of actions.")
+        for number, action in enumerate(cast("list[Object]", actions), start=1):
+            try:
+                apply(action, document)
+            except OverlayError as error:
+                place = f"{source}: action {number} of {overlay} ({action.get('description')})"
+                raise OverlayError(f"{place} {error}") from error
