@@ -47,8 +47,8 @@ bench: $(READY)  ## Measure against plain httpx, the generated client, runwayml 
 look: $(READY)  ## Look at notebook cards in Chromium, ordinary and hostile ones; needs Chromium
 	@python tests/look.py
 
-clean:  ## Remove all that was installed or built here
-	@rm -rf .venv build
+clean:  ## Remove all that was installed, built or cached here
+	@rm -rf .venv build .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 $(READY): pyproject.toml constraints.txt
 	@echo "Installing what this needs into .venv/ (once, about a minute)"

@@ -77,7 +77,9 @@ def change(action: Object, match: JSONPathMatch, document: Object) -> None:
         return
     parent, key = cast("dict[str | int, Json]", match.parent.obj), match.parts[-1]  # or a list
     if "x-rename" in action:
-        parent[str(action["x-rename"])] = parent.pop(key)
+        if (name := str(action["x-rename"])) in parent and name != key:
+            raise OverlayError(f"would overwrite {name}")
+        parent[name] = parent.pop(key)
     elif "remove" in action:
         del parent[key]
     else:

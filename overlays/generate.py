@@ -11,19 +11,21 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from openapi_python_client import Project
 from openapi_python_client.config import Config, ConfigFile, MetaType
 from openapi_python_client.parser import GeneratorData
 from openapi_python_client.parser.errors import GeneratorError
-from openapi_python_client.schema import OpenAPI
+from openapi_python_client.parser.openapi import generate_operation_id
+from openapi_python_client.schema import OpenAPI, UntrustedString
+from openapi_python_client.strings import ClassName, PythonIdentifier
 from pydantic import ValidationError
 
-from apply_overlay import Json, OverlayError, apply_overlays, load
+from apply_overlay import Json, OverlayError, apply_overlays, load, select
 
 DOCUMENT = Path("openapi.yaml")
 CORRECTIONS, ADDITIONS = Path("overlays/corrections.overlay.yaml"), Path("overlays/additions.overlay.yaml")
@@ -31,7 +33,6 @@ CONFIG = Path("generator-config.yml")
 CLIENT, NEW, OLD = Path("generated"), Path("build/new"), Path("build/old")
 
 Document: TypeAlias = dict[str, Any]
-METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 IGNORED_HEADERS = {"accept", "authorization", "content-type"}  # OpenAPI ignores header parameters of these names
 NAME_MAPS = {"encoding", "parameters", "properties", "schemas", "securitySchemes"}  # their keys are names
 DATA = {"const", "enum", "example", "examples"}
@@ -52,12 +53,12 @@ def stripped(node: Json, key: str = "") -> Any:  # noqa: ANN401  (as `json.loads
     }
 
 
-def operations(document: Document) -> Iterator[tuple[str, Document]]:
-    """Each operation, with its method and path."""
+def operations(document: Document) -> Iterator[tuple[str, str, Document]]:
+    """Each operation, after its method and its path."""
     for path, item in document["paths"].items():
-        for method in METHODS:
-            if operation := item.get(method):
-                yield f"{method.upper()} {path}", operation
+        for method, operation in item.items():
+            if isinstance(operation, dict):
+                yield method.upper(), path, cast("Document", operation)
 
 
 def read_document() -> Document:
@@ -65,7 +66,8 @@ def read_document() -> Document:
     document: Document = stripped(load(DOCUMENT))
     version = document.get("openapi")
     if not re.match(r"3\.[01](\.|$)", str(version)):
-        found = f"Swagger {document['swagger']}" if "swagger" in document else f"OpenAPI {version}"
+        swagger = document.get("swagger")
+        found = f"Swagger {swagger}" if swagger else f"OpenAPI {version}" if version else "no OpenAPI document"
         raise OverlayError(f"{DOCUMENT}: is {found}. Export it again, as OpenAPI 3.0.")
     try:
         OpenAPI.model_validate(document)
@@ -79,35 +81,54 @@ def read_document() -> Document:
 def tidy(document: Document) -> None:
     """Removes what OpenAPI ignores, and writes out what it lets an operation inherit or refer to."""
     components: Document = document.get("components") or {}
-    document["components"] = {"schemas": {}, **components}
+    document["components"] = {**components, "schemas": components.get("schemas") or {}}
     shared: dict[str, Document] = components.get("parameters") or {}
-    for holder in (*document["paths"].values(), *(operation for _, operation in operations(document))):
+    for holder in (*document["paths"].values(), *(operation for _, _, operation in operations(document))):
         parameters: list[Document] = holder.get("parameters") or []
         parameters = [shared.get(p.get("$ref", "").removeprefix("#/components/parameters/"), p) for p in parameters]
         holder["parameters"] = [
             p for p in parameters if not (p.get("in") == "header" and p["name"].lower() in IGNORED_HEADERS)
         ]
-    for name, operation in operations(document):
+    for method, path, operation in operations(document):
         tag = (operation.get("tags") or [""])[0]
         operation["tags"] = [re.sub(r"\W+", " ", tag, flags=re.ASCII).strip() or "default"]
         if operation.get("security") is None:
             operation["security"] = document.get("security")
-        if not operation.get("operationId"):
-            operation.pop("operationId", None)
-        if name.startswith(("GET ", "HEAD ")):
+        if method in ("GET", "HEAD"):
             operation.pop("requestBody", None)
+        if not operation.get("operationId"):
+            name = generate_operation_id(path=UntrustedString(path), method=method.lower(), prefix="")
+            operation["operationId"] = name
 
 
-def check_security(document: Document) -> None:
-    """Raises for a security scheme that is not there, which the generator accepts."""
+def check(document: Document) -> None:
+    """Raises for faults that the generator accepts, or does not name."""
+    named = {f"{method} {path}": operation for method, path, operation in operations(document)}
     schemes: Document = document["components"].get("securitySchemes") or {}
-    for name, operation in (("The document", document), *operations(document)):
-        requirements: list[dict[str, Json]] = operation.get("security") or []
+    for place, operation in {"The document": document, **named}.items():
+        requirements: list[Document] = operation.get("security") or []
         for scheme in {scheme for requirement in requirements for scheme in requirement if scheme not in schemes}:
             raise OverlayError(
-                f"{DOCUMENT}: {name} names the security scheme {scheme}, which components.securitySchemes lacks. "
+                f"{DOCUMENT}: {place} names the security scheme {scheme!r}, which components.securitySchemes lacks. "
                 f"Was the export cut off? If not, add an action to {CORRECTIONS} that adds it."
             )
+    functions = [(PythonIdentifier(o.get("operationId", place), ""), place) for place, o in named.items()]
+    refuse_clash(functions, "gives the vendor's operation another operationId")
+    classes = [(ClassName(name, ""), f"components.schemas.{name}") for name in document["components"]["schemas"]]
+    titles = select("$.components.schemas.*.properties..title", document)
+    classes += [(ClassName(title.value, ""), title.path) for title in titles if isinstance(title.value, str)]
+    refuse_clash(
+        classes, "gives the vendor's schema another key, with `x-rename`, and one that corrects references to it"
+    )
+
+
+def refuse_clash(names: Iterable[tuple[str, str]], way_out: str) -> None:
+    """Raises if two places have one name. The generator would lose one of them in silence, or not say which two."""
+    places: dict[str, str] = {}
+    for name, place in names:
+        if (other := places.setdefault(name, place)) != place:
+            message = f"{other} and {place} would both be {name}. Add an action to {CORRECTIONS} that {way_out}."
+            raise OverlayError(f"{DOCUMENT}: {message}")
 
 
 def write_client(document: Document) -> Sequence[GeneratorError]:
@@ -119,15 +140,8 @@ def write_client(document: Document) -> Sequence[GeneratorError]:
     data = GeneratorData.from_dict(document, config=config)
     if isinstance(data, GeneratorError):
         return [data]
-    for collection in data.endpoint_collections_by_tag.values():
-        places: dict[str, str] = {}
-        for endpoint in collection.endpoints:
-            place = f"{endpoint.method.upper()} {endpoint.path.get_untrusted_value()}"
-            if (other := places.setdefault(endpoint.name, place)) != place:
-                header = f"{other} and {place} would both be {collection.tag}.{endpoint.name}."
-                return [
-                    GeneratorError(f"Add an action to {CORRECTIONS} that gives one another operationId.", header=header)
-                ]
+    if data.errors:  # those of operations only follow from them
+        return data.errors
     return Project(openapi=data, config=config).build()
 
 
@@ -156,14 +170,15 @@ def generate() -> None:
     document = read_document()
     tidy(document)
     apply_overlays(document, DOCUMENT, (CORRECTIONS, ADDITIONS))
-    check_security(document)
+    check(document)
     try:
         errors = write_client(document)
     except Exception as error:  # the generator has many
         raise OverlayError(f"{DOCUMENT} or {CONFIG}: the generator fails with {error!r}") from error
     if errors:
-        problem = shorten(f"{errors[0].header} {errors[0].detail or ''}", 400)
-        raise OverlayError(f"{DOCUMENT}: no client can be generated from it. {problem}")
+        problem = re.sub(r" <\S+ object at \w+>", "", f"{errors[0].header} {errors[0].detail or ''}")
+        advice = f"Add an action to {CORRECTIONS} that corrects or removes it."
+        raise OverlayError(f"{DOCUMENT}: no client can be generated from it. {shorten(problem, 400)} {advice}")
 
 
 def main(*arguments: str) -> None:
