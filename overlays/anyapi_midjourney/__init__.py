@@ -1,7 +1,8 @@
-"""Follow Midjourney tasks at AnyAPI by their ids."""
+"""Midjourney at AnyAPI: follow tasks, and save pictures."""
 
-from .button import Button
-from .client import AsyncMidjourney, Midjourney
+from ._button import Button
+from ._client import AsyncMidjourney, Midjourney
+from ._task import Task, TaskAction, TaskStatus
 from .errors import (
     APIConnectionError,
     APIResponseError,
@@ -22,7 +23,6 @@ from .errors import (
     TaskNotFoundError,
     WaitTimeoutError,
 )
-from .task import Task, TaskAction, TaskStatus
 
 __all__ = [
     "APIConnectionError",

@@ -1,27 +1,37 @@
-"""Everything that can go wrong, as exceptions, and the functions that tell which answer is which of them."""
+"""What can go wrong, and which response means what."""
 
 from __future__ import annotations
 
 import re
+import ssl
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from math import isfinite
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+import httpx
 
-    from .task import Task
+from ._text import format_message, printable, quote
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from ._task import Task
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 
-# Only those that the generated code knows; on others it raises ValueError.
+# Only those that the generated code knows; it raises ValueError for others.
 _SUCCESSES = frozenset(status for status in HTTPStatus if 200 <= status < 300)
+# Errors of a transport, a hook or an event loop that come from a mistake in the program, not from the network.
+_MISTAKES = (
+    *(RuntimeError, TypeError, ValueError, LookupError, AttributeError),
+    *(httpx.UnsupportedProtocol, httpx.LocalProtocolError),
+)
 
 
 class MidjourneyError(Exception):
-    """The base of every error that comes out of a request."""
+    """The base of every error of this package."""
 
     task_id: str | None
     """The id that was asked for, if the error is about one task."""
@@ -35,12 +45,17 @@ class MidjourneyError(Exception):
         return f"{text} [task {printable(self.task_id[:200])}]" if self.task_id and self.task_id not in text else text
 
     def __reduce__(self) -> tuple[object, ...]:
-        # The default calls the class with `args` alone, which one that needs more does not survive.
+        # The default calls the class with `args` alone, which fails for a class that needs more.
         return type(self).__new__, (type(self),), {**vars(self), "args": self.args}
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether the same request may succeed later: after a lost connection, a timeout, 408, 429, 5xx, or HTML."""
+        return False
 
 
 class ConfigurationError(MidjourneyError, ValueError):
-    """No usable key, base URL, option or task id. Nothing was sent."""
+    """An unusable key, base URL, option or task id. Nothing was sent."""
 
 
 class ButtonNotFoundError(MidjourneyError, LookupError):
@@ -48,23 +63,35 @@ class ButtonNotFoundError(MidjourneyError, LookupError):
 
 
 class DownloadError(MidjourneyError):
-    """The picture of a task is not to be had: it has none, its link has expired, or its address leads nowhere good."""
+    """The picture could not be downloaded: the task has none, its link expired, or its URL is refused."""
 
 
 class APIConnectionError(MidjourneyError, ConnectionError):
-    """No answer: the name did not resolve, or the connection was refused, reset or broken off, or TLS failed.
+    """No response: the name did not resolve, TLS failed, or the connection was refused, reset or closed.
 
-    The cause (`__cause__`) comes without its traceback: frames of the HTTP stack hold the key in their locals, and
-    crash reporters show locals.
+    The cause (`__cause__`) has no traceback: frames of the HTTP stack hold the key, and crash reporters show locals.
     """
+
+    @property
+    def is_mistake(self) -> bool:
+        """Whether the program caused it, such as a hook with a TypeError, and not the network."""
+        # A UnicodeError is a ValueError, and comes from a redirect to an impossible host name.
+        return isinstance(self.__cause__, _MISTAKES) and not isinstance(self.__cause__, UnicodeError)
+
+    @property
+    def is_transient(self) -> bool:
+        """False for mistakes in the program, an untrusted certificate and a proxy that wants a password (407)."""
+        untrusted = any(isinstance(link, ssl.SSLCertVerificationError) for link in causes(self))
+        refused = isinstance(self.__cause__, httpx.ProxyError) and str(self.__cause__).startswith("407")
+        return not (self.is_mistake or untrusted or refused)
 
 
 class APITimeoutError(APIConnectionError, TimeoutError):
-    """No answer in time."""
+    """No response in time."""
 
 
 class APIResponseError(MidjourneyError):
-    """The server answered, but not with a task."""
+    """The server's response is an error."""
 
     _advice: ClassVar[str] = "The server refused the request, and its own words tell why."
 
@@ -75,20 +102,25 @@ class APIResponseError(MidjourneyError):
     message: str
     """The server's own words, in its own language; "" if it gave none. Of an HTML page, its title."""
     request_id: str | None
-    """What support asks for: `X-Oneapi-Request-Id`, or the id at the end of the server's words."""
+    """What support needs: `X-Oneapi-Request-Id`, or the id at the end of the server's words."""
     body: Json
     """The body: an object, array, number or null if it is JSON, else its text."""
     retry_after: float | None
-    """Seconds that the server asks us to wait, never negative."""
+    """Seconds to wait before the next request, as the server wants it; never negative."""
 
     def __init__(self, status_code: int, headers: Mapping[str, str], body: Json, advice: str = "") -> None:
         self.status_code = status_code
         self.body = body
-        self.code, self.message = _words(body)
+        self.code, self.message = _code_and_message(body)
         ids = re.findall(r"\(request id: ([^\s()]+)\)", self.message)
         self.request_id = headers.get("x-oneapi-request-id") or (ids[-1] if ids else None)
         self.retry_after = _retry_after(headers)
-        super().__init__(f"{said(self.message, f'HTTP {status_code}')}. {advice or self._advice}")
+        super().__init__(f"{format_message(self.message, f'HTTP {status_code}')}. {advice or self._advice}")
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether the status is 408, 429 or 5xx."""
+        return self.status_code in (408, 429) or self.status_code >= 500
 
 
 class AuthenticationError(APIResponseError):
@@ -101,8 +133,8 @@ class PermissionDeniedError(APIResponseError):
     """HTTP 403: the key is known, and may not do this."""
 
     _advice = (
-        "The user is banned, this address is not allowed, the key is limited to certain models or groups, "
-        "or a stray '-…' stands at its end: ask the vendor for another key."
+        "The user is banned, this IP address is not allowed, the key is limited to certain models or groups, "
+        "or there is a stray '-…' at its end: ask the vendor for another key."
     )
 
 
@@ -115,30 +147,33 @@ class TaskNotFoundError(APIResponseError):
 class RateLimitError(APIResponseError):
     """HTTP 429: too many requests."""
 
-    _advice = "Too many requests: ask less often."
+    _advice = "Too many requests: send fewer."
 
 
 class ServerError(APIResponseError):
-    """HTTP 5xx, Cloudflare's 520 to 526 included: the gateway, or something before it, has a fault."""
+    """HTTP 5xx, or 403 with a web page: a fault of the gateway, or of a firewall or CDN in front of it."""
 
-    _advice = "The gateway or something before it has a fault: try again later."
+    _advice = "The gateway or something in front of it has a fault: try again later."
+
+    @property
+    def is_transient(self) -> bool:
+        """True."""
+        return True
 
 
 class InvalidResponseError(APIResponseError):
-    """An answer that is not this API's: HTML, not JSON, or not a task."""
+    """A response that is not this API's: HTML, broken JSON, no task, or another task than the one asked for."""
 
-    _advice = "This is no answer of the task API: the base URL is wrong, a proxy answered, or it was cut off."
+    _advice = "This is not a response of the task API: the base URL is wrong, a proxy answered, or it was cut off."
 
-
-_BY_STATUS: dict[int, type[APIResponseError]] = {
-    401: AuthenticationError,
-    403: PermissionDeniedError,
-    429: RateLimitError,
-}
+    @property
+    def is_transient(self) -> bool:
+        """Whether it is text and not JSON: a maintenance page, or a body that was cut off."""
+        return isinstance(self.body, str)
 
 
 class TaskError(MidjourneyError):
-    """The task ended without what it was submitted for, or stands still."""
+    """The task failed, was cancelled or is blocked."""
 
     task: Task
     """The task as it was last seen."""
@@ -157,7 +192,7 @@ class TaskCancelledError(TaskError):
 
 
 class TaskBlockedError(TaskError):
-    """MODAL: the task waits for a window that somebody must answer."""
+    """MODAL: the task waits until somebody answers its window."""
 
 
 class WaitTimeoutError(MidjourneyError, TimeoutError):
@@ -166,7 +201,7 @@ class WaitTimeoutError(MidjourneyError, TimeoutError):
     task: Task | None
     """The task as it was last seen."""
     last_error: MidjourneyError | None
-    """The last fault that the wait went through."""
+    """The last error during the wait."""
 
     def __init__(self, text: str, task: Task | None = None, last_error: MidjourneyError | None = None) -> None:
         super().__init__(text)
@@ -174,26 +209,33 @@ class WaitTimeoutError(MidjourneyError, TimeoutError):
         self.last_error = last_error
 
 
-def refusal(status: int, headers: Mapping[str, str], body: Json) -> APIResponseError | None:
-    """The error that an answer is, whatever was asked for; None for JSON with a status of success.
+def error_from_response(status: int, headers: Mapping[str, str], body: Json) -> APIResponseError | None:
+    """The error that a response means, whatever was asked for; None for JSON with a status of success.
 
-    The body is JSON, parsed, or text. Statuses and shapes decide, never words: the server speaks several languages.
+    The body is parsed JSON, or text. Statuses and shapes decide, never words: the server speaks several languages.
     """
-    error, advice = _BY_STATUS.get(status, APIResponseError), ""
+    error: type[APIResponseError] = APIResponseError
+    advice = ""
     if status in _SUCCESSES:
         if status != 204 and not isinstance(body, str):
             return None
-        # Empty is what the proxies behind the gateway send for an unknown id.
+        # The proxies behind the gateway send an empty body for an unknown id.
         error = TaskNotFoundError if status == 204 or not body else InvalidResponseError
     elif status < 500 and _says_no_such_task(body):
         error = TaskNotFoundError
     elif 300 <= status < 400:
-        place = quoted(headers.get("location", "nowhere").split("?")[0])
+        place = quote(headers.get("location", "nowhere").split("?")[0])
         advice = f"It redirects to {place}, and redirects are not followed: check the base URL."
-    elif status == 404 and (_error_type(body) == "invalid_request_error" or _is_html(headers, body)):
-        error = InvalidResponseError
+    elif status == 401:
+        error = AuthenticationError
+    elif status == 403:
+        error = ServerError if _is_html(headers, body) else PermissionDeniedError
     elif status == 404:
-        advice = "Nothing is there: check the base URL."
+        # The path is not one of the API's.
+        wrong_path = _is_html(headers, body) or _error_type(body) == "invalid_request_error"
+        error, advice = InvalidResponseError if wrong_path else error, "Nothing is there: check the base URL."
+    elif status == 429:
+        error = RateLimitError
     elif 500 <= status < 600:
         error = ServerError
     elif not 400 <= status < 500:
@@ -201,46 +243,42 @@ def refusal(status: int, headers: Mapping[str, str], body: Json) -> APIResponseE
     return error(status, headers, body, advice)
 
 
-def task_fields(status: int, headers: Mapping[str, str], body: Json) -> dict[str, Json]:
-    """The body of a successful answer, if it is a task; else raises what it is instead."""
-    if isinstance(body, dict) and ("id" in body or "status" in body):
-        return body
-    raise (TaskNotFoundError if _says_no_such_task(body) else InvalidResponseError)(status, headers, body)
+def is_task(body: Json) -> bool:
+    """Whether a JSON body is a task: an object with an id or a status."""
+    return isinstance(body, dict) and ("id" in body or "status" in body)
 
 
-def task_error(task: Task) -> TaskError:
-    """What a wait ends with, if the task did not succeed."""
-    if task.status == "CANCEL":
-        return TaskCancelledError("The task was cancelled at the proxy (CANCEL): submit it anew.", task)
-    if task.status == "MODAL":
-        return TaskBlockedError("The task waits for a window (MODAL): answer it with POST /mj/submit/modal.", task)
+def error_without_task(status: int, headers: Mapping[str, str], body: Json) -> APIResponseError:
+    """The error that a successful response means if its body is no task."""
+    return (TaskNotFoundError if _says_no_such_task(body) else InvalidResponseError)(status, headers, body)
+
+
+def error_from_task(task: Task) -> TaskError:
+    """What a wait raises if the task did not succeed."""
+    if task.status == task.status.CANCEL:
+        return TaskCancelledError("The task was cancelled at the proxy (CANCEL): submit it again.", task)
+    if task.status == task.status.MODAL:
+        text = "The task waits for somebody to answer its window (MODAL): answer it with POST /mj/submit/modal."
+        return TaskBlockedError(text, task)
     if not task.fail_reason:
-        return TaskFailedError("The task failed (FAILURE) and the server gave no reason: submit it anew.", task)
-    advice = "The task failed: mend what the reason says, and submit it anew."
-    return TaskFailedError(f"{said(task.fail_reason, 'FAILURE')}. {advice}", task)
+        return TaskFailedError("The task failed (FAILURE) and the server gave no reason: submit it again.", task)
+    advice = "The task failed: fix what the reason says, and submit it again."
+    return TaskFailedError(f"{format_message(task.fail_reason, 'FAILURE')}. {advice}", task)
 
 
-def quoted(text: str) -> str:
-    """A server's words in quotation marks, on one line, without what a terminal obeys, and not endless."""
-    line = " ".join(printable(text[:1000]).split())
-    return f'"{line[:300]}…"' if len(line) > 300 else f'"{line}"'
-
-
-def printable(text: str) -> str:
-    """The text on one line, with a blank for each character that a terminal may obey."""
-    return "".join(c if c.isprintable() else " " for c in text)
-
-
-def said(words: str, fact: str) -> str:
-    """How an error's text begins: with the server's own words, if there are any, and the fact that they came with."""
-    return f"{quoted(words)} ({fact})" if words else fact
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, and what it came from, one after the other."""
+    link: BaseException | None = error
+    for _ in range(100):  # a chain can be a circle
+        if link is None:
+            return
+        yield link
+        link = link.__cause__ or link.__context__
 
 
 def _says_no_such_task(body: Json) -> bool:
-    # Some gateways answer this with 200. True == 1, hence the check of the type.
-    if not isinstance(body, dict) or "id" in body or "status" in body:
-        return False
-    code = body.get("code")
+    # Some gateways say so with 200. True == 1, hence the check of the type.
+    code = body.get("code") if isinstance(body, dict) and not is_task(body) else None
     return type(code) is int and code == 4
 
 
@@ -253,11 +291,12 @@ def _is_html(headers: Mapping[str, str], body: Json) -> bool:
     return isinstance(body, str) and ("html" in headers.get("content-type", "").lower() or body.startswith("<"))
 
 
-def _words(body: Json) -> tuple[str | int | None, str]:
-    """The server's code and words, from `{"error": {"message": …}}`, `{"code": 4, "description": …}` or text."""
+def _code_and_message(body: Json) -> tuple[str | int | None, str]:
+    """The server's code and words: from `{"error": {"message": …}}`, `{"code": 4, "description": …}`, HTML or text."""
     if isinstance(body, str):
-        title = re.search(r"<title[^<>]*>([^<]*)", body[:4000], re.IGNORECASE)
-        return None, title[1].strip() if title else "" if body.startswith("<") else body[:1000].strip()
+        # The title of a web page, or the message in the XML of OSS and S3.
+        words = re.search(r"<(?:title|Message)\b[^<>]*>([^<]*)", body[:4000], re.IGNORECASE)
+        return None, words[1].strip() if words else "" if body.startswith("<") else body[:1000].strip()
     code: str | int | None = None
     message = ""
     outer = body if isinstance(body, dict) else {}
@@ -282,6 +321,6 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         try:
             now = parsedate_to_datetime(headers["date"]) if "date" in headers else datetime.now(UTC)
             seconds = (parsedate_to_datetime(value) - now).total_seconds()
-        except (ValueError, TypeError, IndexError, OverflowError):  # no date, or one without a zone
+        except (ValueError, TypeError, IndexError, OverflowError):  # not a date, or one without a time zone
             return None
     return max(seconds, 0.0) if isfinite(seconds) else None

@@ -10,13 +10,13 @@ import httpx
 from rich.style import Style
 from rich.text import Text
 
-from .button import face, rows
-from .download import picture_url
-from .errors import DownloadError, printable
-from .notebook import duration
+from .._button import button_label, button_rows
+from .._download import absolute_url
+from .._text import format_duration, printable
+from ..errors import DownloadError
 
 if TYPE_CHECKING:
-    from .task import Task
+    from .._task import Task
 
 _MOST_BUTTONS = 50
 _LONGEST = 2000  # characters of one text of the server's
@@ -29,10 +29,12 @@ def description(task: Task, base_url: str, file: tuple[str, str] | None) -> Text
     end = task.image_expires_at
     expired = end is not None and end < datetime.now(UTC)
     took = [
-        f"{duration(task.queued_for)} in the queue" if task.queued_for is not None else "",
-        f"{duration(task.ran_for)} to draw" if task.ran_for is not None else "",
+        f"{format_duration(task.queued_for)} in the queue" if task.queued_for is not None else "",
+        f"{format_duration(task.ran_for)} to draw" if task.ran_for is not None else "",
     ]
-    buttons = "\n".join("  ".join(f"[{face(button)}]" for button in row) for row in rows(task.buttons[:_MOST_BUTTONS]))
+    buttons = "\n".join(
+        "  ".join(f"[{button_label(button)}]" for button in row) for row in button_rows(task.buttons[:_MOST_BUTTONS])
+    )
     text = _head(task)
     for name, value, style in (
         ("prompt", task.final_prompt or task.prompt_en or task.prompt, ""),
@@ -59,10 +61,10 @@ def picture(task: Task, base_url: str) -> tuple[str, str]:
     """The address of the picture, or of its preview, and where a click on it leads, if that may be."""
     address = task.image_url or task.preview_url or ""
     try:
-        url = picture_url(task, httpx.URL(base_url))
+        url = absolute_url(task, httpx.URL(base_url))
     except DownloadError:
         return address, ""
-    if url is None or url.scheme not in ("http", "https"):
+    if url.scheme not in ("http", "https"):
         return address, ""
     return str(url), str(url)
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Self
 
 from attrs import field, frozen
 
-from .answer import as_int, as_text
+from anyapi_midjourney_generated import models
+
+from ._text import as_int, as_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from anyapi_midjourney_generated import models
 
 # Families whose custom id names no Midjourney job.
 _WITHOUT_JOB = {"PicReader", "Picread", "PromptAnalyzer"}
@@ -29,22 +29,23 @@ _NAMES = {"upsample": "U{}", "variation": "V{}", "video_virtual_upscale": "U{}"}
 
 @frozen(kw_only=True)
 class Button:
-    """A button under a finished picture. What its custom id says is read when asked for.
+    """A button under a finished picture.
 
-    Source of the custom ids' forms: live Discord messages and trueai-org/midjourney-proxy, `CustomComponentModel.cs`.
+    The custom ids' forms are those of live Discord messages and of trueai-org/midjourney-proxy,
+    `CustomComponentModel.cs`.
     """
 
-    label: str | None
-    """What stands on it: "U1", "Vary (Region)". None for a button with an emoji only."""
-    emoji: str | None
+    label: str | None = None
+    """Its text: "U1", "Vary (Region)". None for a button with an emoji only."""
+    emoji: str | None = None
     """A character, or the name of one of Discord's own emoji: "upscale_1"."""
-    custom_id: str | None
-    """What a press sends. Always send one that came with the task; a link has none, its address is in `raw`."""
-    style: int | None
+    custom_id: str | None = None
+    """What a press sends. Always send one that came with the task. A link has none; its URL is in `raw`."""
+    style: int | None = None
     """Discord's: 1 already pressed, or highlighted; 2 normal; 3 green; 5 a link."""
-    type: int | None
+    type: int | None = None
     """Discord's: 2, a button."""
-    raw: models.Button = field(repr=False, eq=False)
+    raw: models.Button = field(factory=models.Button, repr=False, eq=False)
     """The generated model: every member, as it was sent."""
 
     @classmethod
@@ -120,7 +121,7 @@ class Button:
         return family, factor, numbers[0] if numbers else None, job
 
 
-def rows(buttons: Iterable[Button]) -> list[list[Button]]:
+def button_rows(buttons: Iterable[Button]) -> list[list[Button]]:
     """The buttons in rows of up to five, as Midjourney lays them out; the server sends one list."""
     found: list[list[Button]] = []
     row: str | None = None
@@ -129,7 +130,7 @@ def rows(buttons: Iterable[Button]) -> list[list[Button]]:
         own_row = "upscale" if (action or "").startswith("upsample_") else _ROWS.get(action, action)
         if action == "PicReader" and button.index is None:  # "Imagine all"
             own_row = "all"
-        goes_on = own_row == row or action in ("reroll", "Picread")  # which stand at the end of the first row
+        goes_on = own_row == row or action in ("reroll", "Picread")  # those end the first row
         if found and goes_on and len(found[-1]) < _ROW_LENGTH:
             found[-1].append(button)
         else:
@@ -138,7 +139,7 @@ def rows(buttons: Iterable[Button]) -> list[list[Button]]:
     return found
 
 
-def face(button: Button) -> str:
-    """What stands on a button, as Midjourney shows it: the emoji and the label."""
+def button_label(button: Button) -> str:
+    """The emoji and the label of a button, as Midjourney shows them."""
     emoji = button.emoji if button.label and button.emoji and not button.emoji.isascii() else ""
     return f"{emoji} {button.name}".lstrip()

@@ -26,15 +26,18 @@ try:
     from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
     from rich.text import Text
 
-    from .terminal import description, line, picture
+    from ._terminal import description, line, picture
 except ImportError as error:
     raise ImportError("The command needs more packages: pip install 'anyapi-midjourney[cli]'") from error
 
 import anyio
 
-from .client import AsyncMidjourney
-from .download import saved_picture
-from .errors import (
+from .._client import AsyncMidjourney
+from .._download import saved_picture
+from .._task import Task
+from .._text import printable
+from .._waiting import DEFAULT_TIMEOUT
+from ..errors import (
     AuthenticationError,
     ConfigurationError,
     MidjourneyError,
@@ -42,16 +45,13 @@ from .errors import (
     TaskError,
     TaskNotFoundError,
     WaitTimeoutError,
-    printable,
-    task_error,
+    error_from_task,
 )
-from .polling import DEFAULT_TIMEOUT
-from .task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterable
 
-    from .polling import Outcome
+    from .._waiting import Outcome
 
     _Work = Callable[[AsyncMidjourney], Awaitable[None]]
 
@@ -367,7 +367,7 @@ async def _follow(mj: AsyncMidjourney, task_id: str, timeout: float, report: _Re
     except MidjourneyError as error:
         outcome = error
     if isinstance(outcome, Task) and not outcome.succeeded:
-        outcome = task_error(outcome)
+        outcome = error_from_task(outcome)
     if outcome:
         await report.ended(mj, task_id, outcome)
 
@@ -376,7 +376,7 @@ async def _follow(mj: AsyncMidjourney, task_id: str, timeout: float, report: _Re
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def _sandbox(arguments: tuple[str, ...]) -> None:
     """Start the embedded AnyAPI, until interrupted."""
-    from . import sandbox  # noqa: PLC0415  (it may not be there)
+    from .. import sandbox  # noqa: PLC0415  (it may not be there)
 
     sandbox.main(arguments, "anyapi-midjourney sandbox")
 
@@ -389,7 +389,7 @@ def _run(work: _Work, report: _Report, *, sandboxed: bool, show: bool) -> None:
     with ExitStack() as stack:
         options: dict[str, Any] = {}
         if sandboxed:
-            from . import sandbox  # noqa: PLC0415  (as above)
+            from .. import sandbox  # noqa: PLC0415  (as above)
 
             base_url = stack.enter_context(sandbox.serve(speed=SANDBOX_SPEED))
             options = {"api_key": sandbox.API_KEY, "base_url": base_url}

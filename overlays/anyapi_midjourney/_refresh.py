@@ -26,7 +26,7 @@ Interval: TypeAlias = tuple[float, float]
 
 
 @define(eq=False)
-class Beat:
+class RefreshCycle:
     """The rhythm in which a gateway's tasks change, learned from the changes that looks happen to find.
 
     The gateway answers a look from its own table, and one loop refreshes that table: it sleeps 15 s, asks the proxies
@@ -64,14 +64,14 @@ class Beat:
     _trust: int = 0
     """How many catches have fitted, up to three. Below 0: how many fits are missing until there is a beat again."""
 
-    def change(self, since: float, now: float, *, own: Interval | None, quiet: float) -> Interval | None:
+    def record_change(self, since: float, now: float, *, own: Interval | None, unchanged_for: float) -> Interval | None:
         """Learns that a task has changed between two looks at it. Returns the task's own last catch from now on.
 
         Args:
             since: When it was last seen as it was.
             now: When it was seen changed.
             own: The task's own last catch.
-            quiet: Seconds up to `since` for which looks had found it as it was.
+            unchanged_for: Seconds up to `since` for which looks had found it as it was.
         """
         last = own or self._caught
         caught = since, now
@@ -79,14 +79,14 @@ class Beat:
             self._trust = 0 if self._trust > 1 else -3
         elif last:
             caught = self._compare(last, since, now)
-        elif self._trust == 0 and quiet >= 2 * PACE:
+        elif self._trust == 0 and unchanged_for >= 2 * PACE:
             self._trust = 1
         if caught[1] - caught[0] > ROUND / 2:  # says nothing
             return None
         self._caught = caught
         return caught
 
-    def next_look(self, now: float, *, first: bool, own: Interval | None) -> float:
+    def next_poll(self, now: float, *, first: bool, own: Interval | None, cheap: bool = False) -> float:
         """When to look again at a task that is not done.
 
         Args:

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 from unicodedata import category
 from urllib.parse import urlsplit
 
-from .address import is_public
-from .button import face, rows
+from ._address import is_public
+from ._button import button_label, button_rows
+from ._text import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
-    from .button import Button
-    from .task import Task
+    from ._button import Button
+    from ._task import Task
 
 # How much is shown, in characters and in number; 80 and 25 are Discord's own limits.
 _LONG, _SHORT, _LABEL, _URL = 2000, 200, 80, 2000
@@ -68,7 +69,7 @@ def card(task: Task) -> str:
 def _head(task: Task) -> str:
     colour = _GREEN if task.succeeded else _RED if task.failed else _AMBER if task.status == "MODAL" else _BLUE
     parts = [
-        _word(f"{_CHIP};background:{colour}", task.status or ("FAILURE" if task.failed else "ACCEPTED")),
+        _word(f"{_CHIP};background:{colour}", task.status_name),
         _word(_PART, f"{task.progress} %" if task.progress is not None and not task.done else None),
         _word(f"{_PART};font-weight:600", task.action),
         _word(f"{_PART};{_SMALL}", task.id),
@@ -97,7 +98,7 @@ def _pictures(task: Task) -> Iterator[str]:
 
 
 def _buttons(buttons: tuple[Button, ...]) -> Iterator[str]:
-    for row in rows(buttons[:_BUTTONS]):
+    for row in button_rows(buttons[:_BUTTONS]):
         yield _div(_ROW, "".join(map(_button, row)))
     yield _div(_NOTE, _more(len(buttons) - _BUTTONS))
 
@@ -106,15 +107,15 @@ def _button(button: Button) -> str:
     style = _PRESSED if button.style == 1 else _NORMAL
     url: object = button.raw.additional_properties.get("url")
     if button.style == 5 and isinstance(url, str) and _is_safe(url):
-        return _link(url, _word(style, f"↗ {face(button)}"))
-    return _word(style, face(button))
+        return _link(url, _word(style, f"↗ {button_label(button)}"))
+    return _word(style, button_label(button))
 
 
 def _foot(task: Task) -> str:
     parts = [
         f"Submitted {_moment(task.submitted_at)}" if task.submitted_at else "",
-        f"queued for {duration(task.queued_for)}" if task.queued_for is not None else "",
-        f"ran for {duration(task.ran_for)}" if task.ran_for is not None else "",
+        f"queued for {format_duration(task.queued_for)}" if task.queued_for is not None else "",
+        f"ran for {format_duration(task.ran_for)}" if task.ran_for is not None else "",
         f"state {_word('unicode-bidi:isolate', task.state)}" if task.state else "",
     ]
     return _div(_NOTE, " · ".join(filter(None, parts)))
@@ -169,12 +170,3 @@ def _more(number: int) -> str:
 
 def _moment(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
-
-
-def duration(length: timedelta) -> str:
-    """A length of time as people say it: "2.0 s", "1 min 5 s"."""
-    seconds = length.total_seconds()
-    if seconds < 59.95:  # 59.96 would be 60.0
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
