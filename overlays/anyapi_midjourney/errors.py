@@ -243,14 +243,11 @@ def error_from_response(status: int, headers: Mapping[str, str], body: Json) -> 
     return error(status, headers, body, advice)
 
 
-def is_task(body: Json) -> bool:
-    """Whether a JSON body is a task: an object with an id or a status."""
-    return isinstance(body, dict) and ("id" in body or "status" in body)
-
-
-def error_without_task(status: int, headers: Mapping[str, str], body: Json) -> APIResponseError:
-    """The error that a successful response means if its body is no task."""
-    return (TaskNotFoundError if _says_no_such_task(body) else InvalidResponseError)(status, headers, body)
+def task_fields(status: int, headers: Mapping[str, str], body: Json) -> dict[str, Json]:
+    """The body of a successful response if it is a task: an object with an id or a status. Else raises its error."""
+    if isinstance(body, dict) and ("id" in body or "status" in body):
+        return body
+    raise (TaskNotFoundError if _says_no_such_task(body) else InvalidResponseError)(status, headers, body)
 
 
 def error_from_task(task: Task) -> TaskError:
@@ -278,7 +275,9 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 def _says_no_such_task(body: Json) -> bool:
     # Some gateways say so with 200. True == 1, hence the check of the type.
-    code = body.get("code") if isinstance(body, dict) and not is_task(body) else None
+    if not isinstance(body, dict) or "id" in body or "status" in body:
+        return False
+    code = body.get("code")
     return type(code) is int and code == 4
 
 
