@@ -190,8 +190,8 @@ class Midjourney(Operations[httpx.Client]):
             on_change: Called with a task at first sight and at each change, before its outcome is given.
 
         Raises:
-            ConfigurationError: Not an iterable of tasks or ids, or not a timeout. An id that cannot be one has this error
-                for its outcome.
+            ConfigurationError: Not an iterable of tasks or ids, or not a timeout. An id that cannot be one has this
+                error as its outcome.
 
         """
         return self._items(Schedule(tasks, self._terms(timeout, many=True), on_change))
@@ -200,11 +200,10 @@ class Midjourney(Operations[httpx.Client]):
         """Saves the picture, or the video, of a task that succeeded, and returns the file's path.
 
         The file is whole or not there: the picture first goes to a temporary file beside it. Transient errors are
-        retried as by `fetch`. The URL comes from the server, so it is not trusted: http or https, at most 5 redirects,
-        none from https to http. Private and loopback addresses are refused, but for the base URL's own host; a proxy and
-        a transport of your own must see to that themselves. `localhost` is taken for the base URL, since operators leave
-        that default in place. The key is sent to the base URL's origin only, and only after a 401. Event hooks see
-        nothing of it.
+        retried as by `fetch`. The server gives the URL, so it is not trusted: http or https, at most 5 redirects, none
+        from https to http. Private and loopback addresses are refused, except for the base URL's own host; a proxy or a
+        transport of your own must do that itself. `localhost` means the gateway, since operators leave that default in
+        place. The key is sent to the base URL's origin only, and only after a 401. Event hooks are not called.
 
         Args:
             task: The task, or its id, which is fetched first.

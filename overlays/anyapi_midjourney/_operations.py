@@ -15,7 +15,8 @@ import httpx
 from anyapi_midjourney_generated import AuthenticatedClient, models
 from anyapi_midjourney_generated.api.tasks import fetch_task, list_tasks
 
-from ._http import checked_base_url, options_error, parsed_body, proxy_variable, warn_if_plain
+from ._environment import options_error, proxy_variable, warn_if_plain
+from ._http import checked_base_url, parsed_body
 from ._task import Task, TaskAction, id_of
 from ._waiting import LIST_SIZE, Batch, GatewayState, Retry, Schedule, Terms, Watch, live_rows
 from .errors import (
@@ -81,7 +82,7 @@ class Operations(Generic[Http]):
     _base_url = httpx.URL()  # repr() must work even if __init__ raised
     _http: Http
     _fresh: Http
-    """For pictures: with a new connection each time, and without the caller's hooks, which would read a picture whole."""
+    """For pictures: new connections each time, and none of the caller's hooks, which would read a picture whole."""
 
     def __init__(
         self,
@@ -114,13 +115,14 @@ class Operations(Generic[Http]):
     def _open(self, http: type[Http], options: Mapping[str, Any]) -> tuple[Http, Http]:
         hooks: Mapping[str, Sequence[Callable[..., object]]] = options.get("event_hooks") or {}
         trust_env, transport = options.get("trust_env", True), options.get("transport")
-        use_proxies = trust_env and not transport and not self._auth.is_sandbox
-        warn_if_plain(self._base_url, options.get("proxy") or (use_proxies and proxy_variable(self._base_url)))
+        use_proxies = trust_env and not self._auth.is_sandbox
+        proxied = options.get("proxy") or (use_proxies and not transport and proxy_variable(self._base_url))
+        warn_if_plain(self._base_url, proxied)
         # httpx's own expiry would close a connection between two polls.
         limits = options.get("limits") or httpx.Limits(max_connections=_MAX_CONNECTIONS, keepalive_expiry=60.0)
         shared: dict[str, Any] = {
             **options,
-            "trust_env": trust_env and (use_proxies or transport),
+            "trust_env": use_proxies,
             "timeout": httpx.Timeout(self._timeout, pool=None),  # waiting for a connection is not a timeout
             "event_hooks": None,
             "headers": {"User-Agent": "anyapi-midjourney", "Accept-Encoding": "identity"},
