@@ -65,7 +65,7 @@ class Shell:
     def fetch(self, answer: Callable[[httpx.Request], httpx.Response], task_id: str = TASK_ID, **options: Any) -> Task:
         """One fetch by a client of its own."""
         transport = options.pop("transport", httpx.MockTransport(answer))
-        task: Task = self.use(None, transport, lambda mj: mj.fetch(task_id), **{"retries": 0, **options})
+        task: Task = self.use(None, transport, lambda mj: mj.fetch(task_id), **{"max_retries": 0, **options})
         return task
 
     def use(self, clock: Clock | None, transport: Any, script: Callable[[Any], Any], **options: Any) -> Any:

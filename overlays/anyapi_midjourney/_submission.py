@@ -28,7 +28,7 @@ from . import errors
 from ._button import Button
 from ._http import parsed_body
 from ._task import Task, TaskAction
-from ._text import as_text, quote
+from ._text import as_text, format_message, quote
 from .errors import ConfigurationError, MidjourneyError
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ class Submission:
         body = parsed_body(response)
         fields = body if isinstance(body, dict) else {}
         task_id, description = as_text(fields.get("result")), as_text(fields.get("description"))
-        if response.status_code in (401, 403) or fields.get("code") not in (1, 21, 22) or not task_id:
+        accepted = _code(fields) in (1, 21, 22) and response.status_code not in (401, 403)
+        if not accepted or not task_id:
             raise _error(response, body)
         return Task(id=task_id, action=self.action, prompt=self.prompt, description=description, state=self.state)
 
@@ -152,8 +153,11 @@ def unconfirmed(error: MidjourneyError) -> MidjourneyError:
     """What an error means for a submission: itself, if it is certain that nothing was sent."""
     if isinstance(error, ConfigurationError) or isinstance(error.__cause__, _NOT_SENT):
         return error
+    what = f"no response ({type(error.__cause__).__name__})"
+    if isinstance(error, errors.APIResponseError):
+        what = format_message(error.message, f"HTTP {error.status_code}")
     failure = errors.SubmissionUnconfirmedError(
-        f"This may have been submitted and billed: {error} Look in the gateway's own log of tasks before you submit it "
+        f"This may have been submitted and billed: {what}. Look in the gateway's own log of tasks before you submit it "
         "again; no operation lists them.",
         error.task_id,
     )
@@ -191,10 +195,10 @@ def _error(response: httpx.Response, body: Json) -> MidjourneyError:
     """The error that a response without a task means. The first row that fits counts."""
     of = response.status_code, response.headers, body
     status, fields = response.status_code, body if isinstance(body, dict) else {}
-    error, code, words = fields.get("error"), fields.get("code"), str(fields.get("description")).strip()
+    error, code, words = fields.get("error"), _code(fields), str(fields.get("description")).strip()
     if status in (401, 403):
         return (errors.AuthenticationError if status == 401 else errors.PermissionDeniedError)(*of)
-    if type(code) is int:  # True == 1
+    if code is not None:
         if code not in (1, 5, 21, 22) and words not in _TAKEN:
             quota = code == 4 and words == "quota_not_enough"
             kind = errors.InsufficientQuotaError if quota else _ERRORS.get(code, errors.SubmissionRefusedError)
@@ -205,5 +209,11 @@ def _error(response: httpx.Response, body: Json) -> MidjourneyError:
         overloaded = str(error.get("code")).endswith("_overloaded")
         return (errors.ServerError if overloaded else errors.SubmissionRefusedError)(*of)
     elif 300 <= status < 500:
-        return errors.SubmissionRefusedError(*of)
+        unknown = "unknown_action" in str(error)
+        return errors.SubmissionRefusedError(*of, "This gateway cannot press that button." if unknown else "")
     return unconfirmed(errors.error_from_response(*of) or errors.InvalidResponseError(*of))
+
+
+def _code(fields: dict[str, Json]) -> int | None:
+    code = fields.get("code")
+    return code if type(code) is int else None  # True == 1
