@@ -93,7 +93,7 @@ def tidy(document: Document) -> None:
         tag = (operation.get("tags") or [""])[0]
         operation["tags"] = [re.sub(r"\W+", " ", tag, flags=re.ASCII).strip() or "default"]
         if operation.get("security") is None:
-            operation["security"] = document.get("security")
+            operation["security"] = document.get("security") or []
         if method in ("GET", "HEAD"):
             operation.pop("requestBody", None)
         if not operation.get("operationId"):
