@@ -185,10 +185,14 @@ def test_an_export_that_was_cut_off_says_to_export_again(line: int) -> None:
 
 @pytest.mark.parametrize(("tag", "package"), CHANGES["packages"].items())
 def test_the_vendors_other_operations_get_modules_of_their_own(tag: str, package: str, checkout: Path) -> None:
-    form: Object = {"multipart/form-data": {"schema": {"type": "object", "properties": {"file": {"type": "string"}}}}}
-    operation: Object = CHANGES["pasted"] | {"tags": [tag] if tag else []}
+    form = {"multipart/form-data": {"schema": {"type": "object", "properties": {"file": {"type": "string"}}}}}
+    operation: dict[str, Any] = CHANGES["pasted"] | {"tags": [tag] if tag else []}
     upload = operation | {"requestBody": {"content": form}}
-    paths: Object = {"/edits": {"post": operation}, "/upload": {"post": upload}, "/task/1/seed": {"get": operation}}
+    paths: dict[str, Any] = {
+        "/edits": {"post": operation},
+        "/upload": {"post": upload},
+        "/task/1/seed": {"get": operation},
+    }
     made = new_client(changed(CHANGES["shared"], {"target": "$.paths", "update": paths}))
     ours = files(checkout / "generated")
     assert {name for name in ours if made[name] != ours[name]} == {MODELS}
