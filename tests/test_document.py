@@ -254,6 +254,7 @@ def test_the_type_check_finds_what_is_gone_and_forgets_it_when_it_is_back() -> N
                 "actions: [{target: $.info, update: [x]}]",
                 "actions: [{target: $, remove: true}]",
                 "actions: [{target: $.info, x-rename: paths}]",
+                "actions: [{target: '$.servers[0]', x-rename: a}]",
             )
         ),
     ],
