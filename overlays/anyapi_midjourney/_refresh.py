@@ -147,7 +147,7 @@ class RefreshCycle:
         elif self._confidence >= 0 and (last := own or self._last):
             polls = self._polls_in_windows(last, now, is_own=own is not None, cheap=cheap)
         at = next((at for at in polls if at > now + 0.1), now + (_CHEAP_INTERVAL if cheap else interval))
-        return at + random.uniform(0, _JITTER)  # noqa: S311  (no secret)
+        return min(at, now + 2 * ROUND) + random.uniform(0, _JITTER)  # noqa: S311  (no secret)
 
     def _polls_in_windows(self, last: Interval, now: float, *, is_own: bool, cheap: bool) -> Iterator[float]:
         for rounds in count(max(1 if is_own else 0, floor((now - last[1]) / (ROUND + self._drift)))):
