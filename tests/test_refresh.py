@@ -49,7 +49,7 @@ class Client:
         return self.poll([*changes, self.refresh + offset])
 
     def poll(self, changes: list[float]) -> tuple[int, float]:
-        """Polls, and the lag, for a task that changes at these moments, the first of which is its first poll."""
+        """Polls, and the lag, for a task that changes at these moments after its first poll, the first of them."""
         unchanged_from, own, seen = changes[0], None, 1
         for polls in count(1):
             if self.now >= changes[-1]:
@@ -75,8 +75,8 @@ def known(rounds: Rounds, tasks: int = 30) -> Client:
     [
         (STEADY, (10, 1.2), (6, 0.5)),
         (DRIFTING, (11, 1.3), (11.5, 0.8)),
-        (SLOW, (12.5, 3.5), (12, 2)),
-        (NO_CYCLE, (11, 3), (11, 3)),
+        (SLOW, (12.5, 4), (12, 2)),
+        (NO_CYCLE, (11, 3.5), (11, 3.2)),
         (GRID, (12, 1.3), (6.5, 0.5)),
         (ALWAYS_30, (13, 1.4), (7, 0.5)),
     ],

@@ -13,15 +13,15 @@ ROUND = 15.0
 PLAIN_INTERVAL = 5.0
 """Seconds between two polls where there is no cycle; more frequent polls bring nothing, by the vendors' own advice."""
 
-_SEARCH_INTERVAL = 4.0  # seconds, in place of it until the first change, on which all that follows depends
+_SEARCH_INTERVAL = 3.9  # seconds, in place of it until the first change, on which all that follows depends
 _CHEAP_INTERVAL = 2.0  # seconds, in place of both where a poll is cheap
-_JITTER = 0.15  # seconds by which a poll may be late, so that a million clients do not poll in the same millisecond
+_JITTER = 0.1  # seconds by which a poll may be late, so that a million clients do not poll in the same millisecond
 
 _WIDEST_SIGHTING = ROUND / 2  # seconds; a wider one does not tell when the refresh was
 _PRECISE_SIGHTING = 3.5  # seconds; two such sightings tell how long a round was
 _WIDEST_WINDOW = ROUND - 1  # seconds; a wider one is no better than plain polling
 _INITIAL_DRIFT = 0.7  # seconds
-_CLOSE_STEP, _WIDE_STEP = 0.5, 2.3  # seconds between two polls in a window
+_CLOSE_STEP, _WIDE_STEP = 0.5, 2.6  # seconds between two polls in a window
 _CERTAIN = 3  # the highest confidence
 
 _GRID_ERROR = 0.1  # seconds by which ticks may miss their grid
@@ -44,7 +44,7 @@ class Phase:
     def tick(self, rounds: int) -> Interval:
         """Where the tick lies that comes so many rounds after the last that was seen.
 
-        A gateway that sleeps 15.01 s looks like a grid for a long time, so a tick may come later than on a grid: by as
+        A gateway that sleeps 15.01 s resembles a grid for a long time, so a tick may come later than on a grid: by as
         much a round as would explain what was seen since the first sighting.
         """
         seen = round((self.end - self.first) / ROUND)
@@ -92,11 +92,12 @@ class RefreshCycle:
         ─────[─]|─────────────[─]|─────────────[─]|───────────|[|]|───── time
             tick            skipped            tick        now and then, to check
 
-    A sighting, moved by whole rounds, makes the phase narrower. There is a grid once all agree over eight rounds,
-    and leave less than a second: then there is one poll after each tick. A change at another time disproves it, and for
-    the next grid they must agree over twice as many rounds.
+    Each sighting that agrees, moved by whole rounds, makes the phase narrower. There is a grid once sightings agree over
+    eight rounds and the phase is narrow: then there is one poll after each tick. A change at another time disproves the
+    grid, and for the next one sightings must agree over twice as many rounds.
 
-    One object serves all waits of a client. Times are seconds of one clock, which goes on while the machine sleeps.
+    The numbers come from simulations (`benchmarks/waiting.py`): what saves requests at one kind of gateway
+    costs lag at another. One object serves all waits of a client. Times are seconds of one clock, which goes on while the machine sleeps.
     Threads may share it: each attribute is replaced as a whole, and one lost update does no harm.
     """
 
@@ -151,7 +152,7 @@ class RefreshCycle:
 
     def _polls_in_windows(self, last: Interval, now: float, *, is_own: bool, cheap: bool) -> Iterator[float]:
         for rounds in count(max(1 if is_own else 0, floor((now - last[1]) / (ROUND + self._drift)))):
-            start, end = self._window(last, rounds)
+            start, end, final = self._window(last, rounds)
             width = end - start
             if width > _WIDEST_WINDOW:
                 return
@@ -163,11 +164,11 @@ class RefreshCycle:
             if not cheap and self._confidence == _CERTAIN:
                 steps = min(steps, 3)
             elif not cheap:  # the final poll covers the drift too, unless the window is narrow
-                width = max(last[1] - last[0], min(width, 2.8))
+                width = max(last[1] - last[0] + 0.2, min(width, 2.8))
                 steps = max(min(steps, 2), ceil(width / _WIDE_STEP))
             for step in range(1, steps + 1):
                 yield start + width * step / steps
-            yield end + self._final_delay + (0.0 if is_own else PLAIN_INTERVAL / 2)
+            yield final if is_own else final + PLAIN_INTERVAL / 2
 
     def _polls_at_ticks(self, phase: Phase, now: float) -> Iterator[float]:
         for rounds in count(floor((now - phase.end) / ROUND)):
@@ -183,10 +184,10 @@ class RefreshCycle:
         rounds = floor((now - last[0]) / ROUND)
         if rounds < 1 and since < last[1] and now > last[0]:  # another task, changed by the same refresh
             return max(since, last[0]), min(now, last[1])
-        start, end = self._window(last, rounds)
+        start, end, final = self._window(last, rounds)
         if end - start > _WIDEST_WINDOW:
             return since, now
-        if rounds < 1 or since >= end + self._final_delay:
+        if rounds < 1 or since >= final:
             self._confidence = -3 if self._confidence < 0 else 0
             return since, now
         drift = max((since + now - last[0] - last[1]) / 2 / rounds - ROUND, 0.0)
@@ -213,10 +214,7 @@ class RefreshCycle:
             # If they miss each other by the grid's error, the tick lies between them.
             self._phase = Phase(min(start, end), max(start, end), phase.first)
 
-    def _window(self, last: Interval, rounds: int) -> Interval:
-        return last[0] + ROUND * rounds, last[1] + (ROUND + self._drift) * rounds
-
-    @property
-    def _final_delay(self) -> float:
-        """Seconds from a window's end to its final poll."""
-        return 1.0 if self._confidence == _CERTAIN else 2.4
+    def _window(self, last: Interval, rounds: int) -> tuple[float, float, float]:
+        """The start and the end of a window, and its final poll: the less is known, the later it comes."""
+        end = last[1] + (ROUND + self._drift) * rounds
+        return last[0] + ROUND * rounds, end, end + 0.8 + 0.6 * (last[1] - last[0])
