@@ -92,12 +92,13 @@ class RefreshCycle:
         ─────[─]|─────────────[─]|─────────────[─]|───────────|[|]|───── time
             tick            skipped            tick        now and then, to check
 
-    Each sighting that agrees, moved by whole rounds, makes the phase narrower. There is a grid once sightings agree over
-    eight rounds and the phase is narrow: then there is one poll after each tick. A change at another time disproves the
-    grid, and for the next one sightings must agree over twice as many rounds.
+    Each sighting that agrees, moved by whole rounds, makes the phase narrower. There is a grid once sightings agree
+    over eight rounds and the phase is narrow: then there is one poll after each tick. A change at another time
+    disproves the grid, and for the next one sightings must agree over twice as many rounds.
 
-    The numbers come from simulations (`benchmarks/waiting.py`): what saves requests at one kind of gateway
-    costs lag at another. One object serves all waits of a client. Times are seconds of one clock, which goes on while the machine sleeps.
+    The numbers come from simulations (`benchmarks/waiting.py`): what saves requests at one kind of gateway costs lag at
+    another. One object serves all waits of a client. Times are seconds of one clock, which goes on while the machine
+    sleeps.
     Threads may share it: each attribute is replaced as a whole, and one lost update does no harm.
     """
 
