@@ -83,7 +83,7 @@ class RefreshCycle:
     A refresh need not change a task, so a window without a change proves nothing. The final poll finds a gateway that
     is slower than its drift. The halfway poll finds one that has no cycle: a task that changes twice in 15 s proves it.
     A task without a sighting of its own may be at a proxy that is asked earlier or later, so it is also polled just
-    before a window.
+    before a window; so is every task after a change that neither cycle explains, such as a gateway's restart.
 
     **A gateway with a grid** (new-api since June 2026) refreshes at ticks that lie 15 s apart, and skips more than half
     of them:
@@ -128,10 +128,10 @@ class RefreshCycle:
             sighting = self._fit_sleep(last, since, now)
         elif self._confidence == 0 and unchanged_for >= 2 * PLAIN_INTERVAL:
             self._confidence = 1
-        if sighting[1] - sighting[0] > _WIDEST_SIGHTING:
-            return None
-        self._last = sighting
-        return sighting
+        own = sighting if sighting[1] - sighting[0] <= _WIDEST_SIGHTING else None
+        if own or not self._phase:  # neither cycle explains a wide one, so search again
+            self._last = own
+        return own
 
     def next_poll(self, now: float, *, first: bool, own: Interval | None, cheap: bool = False) -> float:
         """When to poll a task again that is not done.
@@ -159,7 +159,7 @@ class RefreshCycle:
                 return
             if rounds == 1 and self._confidence < 1:
                 yield last[1] + 0.75 * (start - last[1])
-            if not is_own and start - now > _WIDEST_SIGHTING:
+            if not (is_own and self._phase) and start - now > _WIDEST_SIGHTING:
                 yield start - 2 * _CLOSE_STEP
             steps = ceil(width / _CLOSE_STEP)
             if not cheap and self._confidence == _CERTAIN:
