@@ -97,9 +97,9 @@ class RefreshCycle:
     disproves the grid, and for the next one sightings must agree over twice as many rounds.
 
     The numbers come from simulations (`benchmarks/waiting.py`): what saves requests at one kind of gateway costs lag at
-    another. One object serves all waits of a client. Times are seconds of one clock, which goes on while the machine
-    sleeps.
-    Threads may share it: each attribute is replaced as a whole, and one lost update does no harm.
+    another. One object serves all waits of a client. Times are seconds of one clock; if it stops while the machine
+    sleeps, the next change disproves what was learned. Threads may share the object: each attribute is replaced as a
+    whole, and one lost update does no harm.
     """
 
     _last: Interval | None = None
