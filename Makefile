@@ -49,6 +49,7 @@ look: $(READY)  ## Look at notebook cards in Chromium, ordinary and hostile ones
 
 clean:  ## Remove all that was installed, built or cached here
 	@rm -rf .venv build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -prune -exec rm -r {} +
 
 $(READY): pyproject.toml constraints.txt
 	@echo "Installing what this needs into .venv/ (once, about a minute)"
