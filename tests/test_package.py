@@ -24,7 +24,8 @@ from shells import ROOT
 
 PNG = b"\x89PNG\r\n\x1a\n and so on"
 SPEED = 100
-PAGES = {str(path.relative_to(ROOT)): path.read_text("utf-8") for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}
+PATHS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PAGES = {str(path.relative_to(ROOT)): path.read_text("utf-8") for path in PATHS}
 READMES = (PAGES["README.md"], PAGES["README.zh-CN.md"])
 ENGLISH = READMES[0] + "".join(text for name, text in PAGES.items() if name.startswith("docs/"))
 
