@@ -6,11 +6,11 @@ with sandbox.serve(speed=100) as base_url, Midjourney(sandbox.API_KEY, base_url=
 ```
 
 **Prompts.** Each prompt succeeds: it becomes a grid of four pictures that are different for each prompt. One of these
-words in it, between blanks and in small letters, decides otherwise:
+words in it, in lower case and between blanks, decides otherwise:
 
 - `failure`: FAILURE with a reason, and the quota is refunded
 - `cancelled`: CANCEL
-- `never`: IN_PROGRESS, for ever
+- `never`: IN_PROGRESS, without an end
 - `modal`: MODAL, until the window is answered
 - `expired`: a grid whose picture answers HTTP 404
 - `lost`: the task is taken and charged, and the connection closes without a response
@@ -24,12 +24,13 @@ words in it, between blanks and in small letters, decides otherwise:
 **Ids.** A task with one of these ids need not be submitted. It begins when its id is first used. Each id may have a
 suffix, so that there are as many tasks as one likes: `success`, `success-2`, `success-cat`.
 
-- `success`, `failure`, `cancelled`, `never`, `modal`, `expired`: as above
+- `success`: a grid, with its nine buttons
+- `failure`, `cancelled`, `never`, `modal`, `expired`: what the word in a prompt does
 - `lost`: a grid; each task that one of its buttons submits is taken, and the connection closes without a response
 - `upscale`: one picture with its sixteen buttons
 - `describe`: a description, and no picture
 - `video`: a video, in the 20 fields of newer gateways
-- `rate-limit`, `bad-gateway`, `html`: the response above, to each request for this id; a list leaves the id out
+- `rate-limit`, `bad-gateway`, `html`: each request for this id has that response; a list leaves the id out
 - `1730621826053455`: the example of AnyAPI's documentation, finished at once
 
 **Buttons.** All buttons of a grid and of a single picture work, but for those that the gateway refuses with
@@ -94,7 +95,7 @@ EXAMPLE_ID = "1730621826053455"
 _REFRESH = 15.0
 """Seconds between two refreshes of the gateway, as in new-api's `controller/midjourney.go`."""
 _HANDED_OVER, _STARTED, _ENDED = 15, 30, 60
-"""The age, in seconds, after which a task is in each state."""
+"""The ages, in seconds, after which a task is handed over, has started and has ended."""
 _JSON, _TEXT = "application/json; charset=utf-8", "text/plain; charset=utf-8"
 
 _JOB = "3785da15-4f70-4034-9128-f3ff1ac634fa"
@@ -148,7 +149,7 @@ def _numbered(custom_id: str) -> list[_Json]:
 _WEB: _Json = {"customId": None, "emoji": None, "label": "Web", "type": 2, "style": 5}
 _REROLL = _buttons(("JOB::reroll::0::#::SOLO", "🔄", ""))
 _GRID = [*_quarters("upsample", "U"), *_REROLL, *_quarters("variation", "V")]
-_BUTTONS = {  # what a task offers at its end, where that is no grid's buttons
+_BUTTONS = {  # of a task that succeeded; all others have those of a grid
     "UPSCALE": _single(),
     "DESCRIBE": _numbered("Job::PicReader")
     + _buttons(("Picread::Retry", "🔄", ""), ("Job::PicReader::all", "🎉", "Imagine all")),
@@ -158,8 +159,8 @@ _BUTTONS = {  # what a task offers at its end, where that is no grid's buttons
 _DESCRIPTION = "1️⃣ a pig --ar 1:1\n\n2️⃣ a pink pig --ar 1:1\n\n3️⃣ a piglet --ar 1:1\n\n4️⃣ a small pig --ar 1:1"
 
 
-class _Look(NamedTuple):
-    """How a picture looks: a disc before a sky. Lengths are parts of the picture's."""
+class _Scene(NamedTuple):
+    """What a picture shows: a disc before a sky. Lengths are parts of its side."""
 
     hue: float = 0.5
     x: float = 0.5
@@ -167,36 +168,36 @@ class _Look(NamedTuple):
     radius: float = 0.25
 
 
-_Looks: TypeAlias = tuple[_Look, ...]  # of one picture, or of the four of a grid
+_Scenes: TypeAlias = tuple[_Scene, ...]  # one, or the four of a grid
 
 
-def _four(seed: str, like: _Look | None = None, change: float = 1.0) -> _Looks:
-    """Four looks that the seed decides; with a small change they resemble the given one."""
+def _four(seed: str, like: _Scene | None = None, change: float = 1.0) -> _Scenes:
+    """Four scenes that the seed decides. With a small change they resemble the given one."""
     dice = Random(seed)  # noqa: S311  (no secret)
     first, near = dice.random(), dice.uniform
     moves = [((first + n / 4) % 1 - 0.5, near(-0.3, 0.3), near(-0.3, 0.3), near(-0.1, 0.1)) for n in range(4)]
-    look = like or _Look()
-    return tuple(_Look._make(part + change * by for part, by in zip(look, move, strict=True)) for move in moves)
+    scene = like or _Scene()
+    return tuple(_Scene._make(part + change * by for part, by in zip(scene, move, strict=True)) for move in moves)
 
 
 @lru_cache(maxsize=256)
-def _picture(looks: _Looks, size: int = 256) -> bytes:
-    """A PNG of one look or of four."""
-    columns = 1 if len(looks) == 1 else 2
+def _picture(scenes: _Scenes, size: int = 256) -> bytes:
+    """A PNG of one scene or of four."""
+    columns = 1 if len(scenes) == 1 else 2
     side = size // columns
 
-    def line(look: _Look, y: float) -> bytes:
-        colours = (look.hue, 0.7, 0.9 - y / 2), (look.hue + 0.5, 0.6, 1.0)
+    def line(scene: _Scene, y: float) -> bytes:
+        colours = (scene.hue, 0.7, 0.9 - y / 2), (scene.hue + 0.5, 0.6, 1.0)
         sky, disc = (bytes(int(255 * part) for part in colorsys.hsv_to_rgb(hue % 1, s, v)) for hue, s, v in colours)
-        half = math.sqrt(max(look.radius**2 - (y - look.y) ** 2, 0))
-        left, right = (int(side * min(max(edge, 0), 1)) for edge in (look.x - half, look.x + half))
+        half = math.sqrt(max(scene.radius**2 - (y - scene.y) ** 2, 0))
+        left, right = (int(side * min(max(edge, 0), 1)) for edge in (scene.x - half, scene.x + half))
         return sky * left + disc * (right - left) + sky * (side - right)
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    bands = [looks[n : n + columns] for n in range(0, len(looks), columns)]
-    lines = [b"\0" + b"".join(line(look, y / side) for look in band) for band in bands for y in range(side)]
+    bands = [scenes[n : n + columns] for n in range(0, len(scenes), columns)]
+    lines = [b"\0" + b"".join(line(scene, y / side) for scene in band) for band in bands for y in range(side)]
     header, pixels = struct.pack(">2I5B", size, size, 8, 2, 0, 0, 0), zlib.compress(b"".join(lines))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
@@ -209,7 +210,7 @@ class _Row:
     action: str
     kind: str
     prompt: str
-    looks: _Looks
+    scenes: _Scenes
     buttons: list[_Json] = field(default_factory=lambda: _GRID)
     state: str = ""
     prompt_en: str = ""
@@ -301,7 +302,7 @@ def _passed_on(code: int, description: str, result: str | None = None, **propert
 
 
 _ACTIONS = {"describe": "DESCRIBE", "modal": "INPAINT", "upscale": "UPSCALE", "video": "VIDEO"}
-"""What was submitted, by the id that tells it, where that is not IMAGINE."""
+"""What was submitted, by id. All others are IMAGINE."""
 _FAULTS: dict[str, Callable[[str], Response]] = {
     "rate-limit": lambda _: Response(status_code=429),
     "bad-gateway": lambda _: HTMLResponse(_NGINX, 502),
@@ -332,7 +333,7 @@ def _word(prompt: str) -> str:
 def _texts(value: _Json) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise TypeError("json: cannot unmarshal into Go value of type string")
-    return [text for text in value if isinstance(text, str)]
+    return [text.encode(errors="replace").decode() for text in value if isinstance(text, str)]
 
 
 def _sent(request: Request, body: bytes) -> _Sent:
@@ -350,8 +351,8 @@ def _sent(request: Request, body: bytes) -> _Sent:
     return sent
 
 
-def _pressed(custom_id: str, looks: _Looks) -> tuple[str, _Looks, list[_Json]]:
-    """The action of a custom id, what it makes of looks, and the buttons that come of it.
+def _pressed(custom_id: str, scenes: _Scenes) -> tuple[str, _Scenes, list[_Json]]:
+    """The action of a custom id, and the scenes and buttons of the task that it leads to.
 
     As new-api's `CoverPlusActionToNormalAction`; an IndexError stands where that panics.
     """
@@ -366,14 +367,14 @@ def _pressed(custom_id: str, looks: _Looks) -> tuple[str, _Looks, list[_Json]]:
     index = parts[3] if action in ("UPSCALE", "VARIATION") else "1"
     if not index.isdecimal():
         raise _RefusedError(400, "Invalid request: index_parse_failed")
-    look = looks[(int(index) - 1) % len(looks)] if looks else _Look()
+    scene = scenes[(int(index) - 1) % len(scenes)] if scenes else _Scene()
     if action == "UPSCALE":
-        return action, (look,), _single("" if name == "upsample" else "Redo ")
+        return action, (scene,), _single("" if name == "upsample" else "Redo ")
     _, x, y = _PANS.get(name.removeprefix("pan_"), ("", 0, 0))
     scale = {"ZOOM": 0.75 if "::75::" in custom_id else 0.5, "CUSTOM_ZOOM": 0.5}.get(action, 1)
-    x, y = (0.5 + (part - 0.5) * scale for part in (look.x + x, look.y + y))
+    x, y = (0.5 + (part - 0.5) * scale for part in (scene.x + x, scene.y + y))
     change = {"REROLL": 1.0, "VARIATION": 0.4, "HIGH_VARIATION": 0.4}.get(action, 0.1)
-    return action, _four(custom_id, _Look(look.hue, x, y, look.radius * scale), change), _GRID
+    return action, _four(custom_id, _Scene(scene.hue, x, y, scene.radius * scale), change), _GRID
 
 
 class _Gateway:
@@ -429,7 +430,7 @@ class _Gateway:
             ids = _texts(condition.get("ids") or [])
         except (AttributeError, TypeError, ValueError):
             return _refused("do_request_failed", _TEXT)
-        if len(ids) > 32_765:  # too many for SQLite, and a database error looks as if nothing was found
+        if len(ids) > 32_765:  # too many for SQLite, and such a database error is answered with an empty list
             ids.clear()
         found = [rows for task_id in dict.fromkeys(reversed(ids)) if (rows := self._rows(task_id))]
         found.sort(key=lambda rows: rows[0].submitted, reverse=True)
@@ -444,26 +445,26 @@ class _Gateway:
         row = rows[0]
         if not self._seen(row)["imageUrl"]:
             return JSONResponse({"error": "http_get_image_failed"}, 500, media_type=_JSON)
-        if row.kind == "expired":
+        if rows[-1].kind == "expired":
             return JSONResponse({"error": "This content is no longer available."}, 404, media_type=_JSON)
         if row.action == "VIDEO":
             return Response(_VIDEO, media_type="video/mp4")
-        return Response(_picture(rows[-1].looks), media_type="image/png")
+        return Response(_picture(rows[-1].scenes), media_type="image/png")
 
     def submit(self, action: str, sent: _Sent) -> Response:
         """`POST /mj/submit/imagine`, `/blend`, `/describe` and `/shorten`."""
         prompt = sent["prompt"]
         if action == "IMAGINE" and not prompt:
             return _refused("prompt_is_required")
-        looks = _four(prompt + sent["base64Array"])
+        scenes = _four(prompt + sent["base64Array"])
         buttons = _BUTTONS.get(action, _GRID)
-        return self._accept(_Row("", action, _word(prompt), prompt, looks, buttons, sent["state"], prompt))
+        return self._accept(_Row("", action, _word(prompt), prompt, scenes, buttons, sent["state"], prompt))
 
     def press(self, sent: _Sent) -> Response:
         """`POST /mj/submit/action`."""
         rows = self._rows(sent["taskId"])
         try:
-            action, looks, buttons = _pressed(sent["customId"], rows[-1].looks if rows else ())
+            action, scenes, buttons = _pressed(sent["customId"], rows[-1].scenes if rows else ())
         except IndexError:
             return _HangUp()
         if not rows:
@@ -472,7 +473,7 @@ class _Gateway:
             return _refused("task_status_not_success")
         opens = action in ("INPAINT", "CUSTOM_ZOOM")
         kind = "modal" if opens else "lost" if rows[0].kind == "lost" else "success"
-        return self._accept(_Row("", action, kind, rows[0].prompt, looks, buttons, sent["state"], rows[-1].prompt_en))
+        return self._accept(_Row("", action, kind, rows[0].prompt, scenes, buttons, sent["state"], rows[-1].prompt_en))
 
     def answer(self, sent: _Sent) -> Response:
         """`POST /mj/submit/modal`."""
@@ -483,8 +484,8 @@ class _Gateway:
             return _passed_on(4, "关联任务状态错误")
         prompt = sent["prompt"] or window.prompt
         kind = "success" if _word(prompt) == "modal" else _word(prompt)
-        looks = _four(prompt + sent["maskBase64"], window.looks[0], 0.2)
-        window.answer = _Row(window.id, "MODAL", kind, window.prompt, looks, _GRID, sent["state"], prompt)
+        scenes = _four(prompt + sent["maskBase64"], window.scenes[0], 0.2)
+        window.answer = _Row(window.id, "MODAL", kind, window.prompt, scenes, _GRID, sent["state"], prompt)
         return self._accept(window.answer)
 
     def _accept(self, row: _Row) -> Response:
@@ -507,8 +508,8 @@ class _Gateway:
         kind = _kind(task_id)
         if task_id not in self._table and kind and kind not in _FAULTS:
             action, prompt = _ACTIONS.get(kind, "IMAGINE"), "" if kind == "describe" else _PIG
-            looks = _PIGS[:1] if kind == "upscale" else _PIGS
-            self._add(_Row(task_id, action, kind, prompt, looks, _BUTTONS.get(action, _GRID), prompt_en=prompt))
+            scenes = _PIGS[:1] if kind == "upscale" else _PIGS
+            self._add(_Row(task_id, action, kind, prompt, scenes, _BUTTONS.get(action, _GRID), prompt_en=prompt))
         return self._table.get(task_id, [])
 
     def _now(self) -> float:
