@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from playwright.sync_api import sync_playwright
 
 from anyapi_midjourney import Task
-from anyapi_midjourney.notebook import card
+from anyapi_midjourney._notebook import card
 from anyapi_midjourney_generated import models
 from shells import EXAMPLE, ROOT, example
 from test_notebook import NO_ADDRESSES, PICTURE, RUNS, TASKS, WORDS, crowd, with_address, with_word

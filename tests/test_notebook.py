@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyapi_midjourney import Task
-from anyapi_midjourney.notebook import card
+from anyapi_midjourney._notebook import card
 from anyapi_midjourney_generated import models
 from shells import CASES, EXAMPLE, example
 
