@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -144,11 +145,11 @@ def test_no_control_sequence_or_markup_of_a_server_takes_effect(
     run: Run, responds: Callable[..., None], command: str, status: str
 ) -> None:
     button = {"label": HOSTILE, "customId": HOSTILE, "emoji": HOSTILE}
-    hostile = dict.fromkeys(("id", "action", "prompt", "failReason", "imageUrl", "progress"), HOSTILE)
+    hostile = dict.fromkeys(("id", "action", "prompt", "failReason", "progress"), HOSTILE)
+    hostile["imageUrl"] = f"https://cdn.example.com/{HOSTILE}"
     timeout = ["--timeout", "0"] if command == "wait" else []
-    for field in hostile:
-        fields = {"imageUrl": "https://cdn.example.com/x", field: HOSTILE}
-        responds(**fields, status=status, buttons=[button])
+    for field, value in hostile.items():
+        responds(**{"imageUrl": "https://cdn.example.com/x", field: value}, status=status, buttons=[button])
         for options in (timeout, [*timeout, "--json"]):
             result = run(command, ID, *options, FORCE_COLOR="1", COLUMNS="200")
             ours = r"\x1b\[[0-9;]*m|\x1b]8;id=\d+;https?://[!-~]*\x1b\\|\x1b]8;;\x1b\\"
@@ -177,35 +178,21 @@ def test_the_picture_of_a_task_is_a_link_to_the_web(
     assert ("\x1b]8;id=" in result.stdout) == is_link
 
 
+EXIT_CODES = {
+    0: f"--help, --version, sandbox --help, fetch {ID}, fetch never, wait {ID}",  # a task that runs is no fault
+    2: f"fly, wait, wait -, fetch 'a b', wait a/b, wait {ID} --save /dev/null/x, sandbox --port x, "
+    f"wait {ID} --timeout nan, wait {ID} --timeout -1, wait {ID} --timeout soon",
+    4: f"wait never --timeout 0, wait {' '.join(f'never-{n}' for n in range(13))} {ID} a/b --timeout 0",
+    5: "fetch nowhere, wait nowhere a/b b/c",
+    6: "fetch html",
+}
+
+
 @pytest.mark.parametrize(
-    ("arguments", "code"),
-    [
-        (["fetch", ID], 0),
-        (["fetch", "never"], 0),  # a task that runs is no fault
-        (["wait", ID], 0),
-        (["wait", "never", "--timeout", "0"], 4),
-        (["fetch", "nowhere"], 5),
-        (["fetch", "html"], 6),
-        (["fetch", "a b"], 2),
-        (["wait", "a/b"], 2),
-        (["wait", ID, "--timeout", "nan"], 2),
-        (["wait", ID, "--timeout", "-1"], 2),
-        (["wait", ID, "--timeout", "soon"], 2),
-        (["wait"], 2),
-        (["wait", "-"], 2),
-        (["wait", ID, "--save", "/dev/null/x"], 2),
-        (["wait", "nowhere", "a/b", "b/c"], 5),
-        (["wait", *(f"never-{n}" for n in range(13)), ID, "a/b", "--timeout", "0"], 4),
-        (["fly"], 2),
-        (["sandbox", "--port", "x"], 2),
-        (["sandbox", "--help"], 0),
-        (["--help"], 0),
-        (["--version"], 0),
-    ],
-    ids=str,
+    ("code", "line"), [(code, line) for code in EXIT_CODES for line in EXIT_CODES[code].split(", ")]
 )
-def test_exit_codes_are_as_documented(run: Run, arguments: list[str], code: int) -> None:
-    result = run(*arguments)
+def test_exit_codes_are_as_documented(run: Run, code: int, line: str) -> None:
+    result = run(*shlex.split(line))
     assert result.exit_code == code, result.output
     assert "Traceback" not in result.output
 
@@ -235,7 +222,10 @@ def test_without_a_key_it_says_how_to_give_one(run: Run) -> None:
 
 
 def test_a_saved_picture_is_kept_when_the_command_is_repeated(run: Run, tmp_path: Path) -> None:
-    result = run("wait", "success-a:1", "success-a~1", "--save", "new/folder")
+    ids = ["success-a:1", "success-a~1"]
+    for task_id in ids * 2:  # submitted and ended
+        run("fetch", task_id)
+    result = run("wait", *ids, "--save", "new/folder")
     assert (result.exit_code, result.stderr) == (0, "")
     files = sorted((tmp_path / "new/folder").iterdir())
     assert len(files) == 2
@@ -243,10 +233,10 @@ def test_a_saved_picture_is_kept_when_the_command_is_repeated(run: Run, tmp_path
         assert f"  saved    {file.relative_to(tmp_path)}\n" in result.stdout
         assert file.read_bytes().startswith(b"\x89PNG")
         file.write_bytes(file.name.encode())
-    again = run("wait", "success-a:1", "success-a~1", "--save", "new/folder", "--json")
+    again = run("wait", *ids, "--save", "new/folder", "--json")
     assert again.exit_code == 0
     assert sorted(again.stderr.splitlines()) == sorted(f"kept {file.relative_to(tmp_path)}" for file in files)
-    assert {json.loads(line)["id"] for line in again.stdout.splitlines()} == {"success-a:1", "success-a~1"}
+    assert {json.loads(line)["id"] for line in again.stdout.splitlines()} == {*ids}
     assert [file.read_bytes() for file in files] == [file.name.encode() for file in files]
 
 
@@ -370,7 +360,7 @@ def test_an_interruption_restores_the_terminal_and_says_how_to_go_on(base_url: s
     (tmp_path / "it's" / f"{ID}.mp4").write_bytes(b"saved before")
     words = ["never", ID, "modal", "--save", "it's", "--show", "--timeout", "60"]
     terminal = Terminal(base_url, "wait", *words, cwd=tmp_path)
-    terminal.read("cannot be drawn")
+    terminal.read("cannot show the picture")
     terminal.read("IN_PROGRESS")
     for _ in range(2):  # people press ^C twice, and the terminal echoes it
         os.write(terminal._end, b"\x03")
@@ -413,11 +403,9 @@ def test_there_are_no_bars_while_stdout_is_a_pipe(base_url: str) -> None:
     assert "━" not in terminal.shown
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "unwanted"), [("TERM", "dumb", r"\x1b"), ("NO_COLOR", "1", r"\x1b\[[\d;]*3\d")]
-)
-def test_plain_terminals_are_respected(base_url: str, name: str, value: str, unwanted: str) -> None:
-    terminal = Terminal(base_url, "wait", "never", ID, "--timeout", "0.5", **{name: value})
+@pytest.mark.parametrize(("more", "unwanted"), [({"TERM": "dumb"}, r"\x1b"), ({"NO_COLOR": "1"}, r"\x1b\[[\d;]*3\d")])
+def test_plain_terminals_are_respected(base_url: str, more: dict[str, Any], unwanted: str) -> None:
+    terminal = Terminal(base_url, "wait", "never", ID, "--timeout", "0.5", **more)
     assert terminal.close() == 4
     assert not re.search(unwanted, terminal.shown)
 
@@ -437,7 +425,8 @@ def test_a_closed_pipe_exits_with_141_and_a_full_disk_with_1(base_url: str) -> N
                 assert b"Exception ignored" not in result.stderr
 
 
-def test_a_picture_is_drawn_unless_it_fills_many_screens(base_url: str, tmp_path: Path) -> None:
+def test_a_picture_is_drawn_unless_it_fills_many_screens(base_url: str, run: Run, tmp_path: Path) -> None:
+    run("fetch", "success-show")
     terminal = Terminal(base_url, "wait", "success-show", "--show", COLORTERM="truecolor")
     assert terminal.close() == 0
     assert "▀" in terminal.shown

@@ -61,16 +61,16 @@ class _Report:
     """Prints tasks, saves and draws their pictures, and collects the exit code."""
 
     def __init__(
-        self, task_ids: Iterable[str], flags: dict[str, bool], timeout: float | None = None, save: Path | None = None
+        self, ids: Iterable[str], flags: dict[str, bool], save: Path | None = None, timeout: float = 0
     ) -> None:
         self.code = DONE
-        self.left = dict.fromkeys(task_ids)
+        self.left = dict.fromkeys(ids)
         self.screen = Screen(self.left)
         self.draws = flags["show"] and not flags["json"] and self.screen.can_draw
         self.folder = self._save = save
         self._saves = anyio.Semaphore(4)  # at once
         self.flags = flags
-        self._options = {"timeout": timeout, "save": save, **flags}
+        self._options = {"timeout": timeout if timeout != DEFAULT_TIMEOUT else None, "save": save, **flags}
 
     async def on_outcome(self, mj: AsyncMidjourney, task_id: str, outcome: Outcome) -> None:
         """Saves and shows a task, or shows the error of its id."""
@@ -104,10 +104,20 @@ class _Report:
                 self.screen.tell(draw(path, self.screen.out))
             self.screen.on_end(task_id, "failed" if code else "succeeded")
 
+    def on_error(self, error: BaseException) -> None:
+        """Ends with an error that is about no task."""
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        if isinstance(error, OSError):  # a full disk or a closed pipe: Python would flush stdout again at its exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        self.code = USAGE if isinstance(error, errors.ConfigurationError) else FAILED
+        self.code = BROKEN_PIPE if isinstance(error, BrokenPipeError) else self.code
+        self.screen.tell("" if self.code == BROKEN_PIPE else str(error), "red")
+
     def on_interrupt(self) -> None:
         """Says how to go on."""
-        given = [(name, value) for name, value in self._options.items() if value and value != DEFAULT_TIMEOUT]
-        options = [f"--{name}" if value is True else f"--{name}={value}" for name, value in given]
+        given = self._options.items()
+        options = [f"--{name}" if value is True else f"--{name}={value}" for name, value in given if value]
         again = shlex.join(["anyapi-midjourney", "wait", *options, *self.left])
         how = f", to go on: {again}" if 0 < len(self.left) <= 100 else ""
         self.screen.tell(f"Interrupted with {len(self.left)} left{how}")
@@ -115,6 +125,9 @@ class _Report:
 
 def run() -> None:
     """Runs the command, and exits."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:  # it is closed, and a socket would get its number
+            setattr(sys, name, open(os.devnull, "r+" if number else "r", encoding="utf-8"))  # noqa: PTH123, SIM115
     try:
         main(prog_name="anyapi-midjourney", standalone_mode=False)
     except click.ClickException as error:
@@ -167,7 +180,7 @@ def wait(ids: tuple[str, ...], timeout: float, save: Path | None, **flags: bool)
     `-` reads ids from standard input, separated by blanks or new lines. Pictures that were saved before are kept.
     """
     words = (sys.stdin.buffer.read().decode("utf-8-sig", "replace") if word == "-" else word for word in ids)
-    report = _Report(" ".join(words).split(), flags, timeout, save)
+    report = _Report(" ".join(words).split(), flags, save, timeout)
     if not report.left:
         raise click.UsageError("There is no id.")
     if save:
@@ -218,16 +231,7 @@ def _run(work: _Work, report: _Report) -> None:
         except* KeyboardInterrupt:
             report.code = INTERRUPTED
         except* (errors.ConfigurationError, OSError) as group:
-            error: BaseException = group
-            while isinstance(error, BaseExceptionGroup):
-                error = error.exceptions[0]
-            report.code = USAGE if isinstance(error, errors.ConfigurationError) else FAILED
-            if isinstance(error, OSError):  # a full disk or a closed pipe: Python would flush stdout again at its exit
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            if isinstance(error, BrokenPipeError):
-                report.code = BROKEN_PIPE
-            else:
-                report.screen.tell(str(error), "red")
+            report.on_error(group)
         if report.code == INTERRUPTED:
             report.on_interrupt()
     sys.exit(report.code)

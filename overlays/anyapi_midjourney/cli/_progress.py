@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from .._task import Task
 
-_MAX_BARS = 12
-
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
@@ -39,7 +37,7 @@ class Screen(logging.Handler):
         self.out = _Console(highlight=False, markup=False, emoji=False)
         self._err = _Console(highlight=False, markup=False, emoji=False, stderr=True)
         self.can_draw = _is_terminal(self.out) and not self.out.no_color  # half blocks need colours
-        self.has_one_bar = len(task_ids) > _MAX_BARS
+        self.has_one_bar = len(task_ids) > 12
         self._counts = Counter[str]()
         self._faults = Counter[type]()
         self._live: Live | None = None
@@ -65,7 +63,7 @@ class Screen(logging.Handler):
             if self._live:
                 self._live.stop()
         if self.has_one_bar:
-            self.tell(self._summary())
+            self.tell(", ".join(f"{count} {how}" for how, count in sorted(self._counts.items())[::-1]))
 
     @contextmanager
     def without_bars(self) -> Generator[None]:
@@ -86,7 +84,7 @@ class Screen(logging.Handler):
         """Removes the bar of a task, or moves the one of all."""
         self._counts[how] += 1
         if self.has_one_bar:
-            self._bars.update(self._rows[""], advance=1, status=self._summary())
+            self._bars.update(self._rows[""], advance=1)
         else:
             self._bars.remove_task(self._rows[task_id])
 
@@ -101,9 +99,6 @@ class Screen(logging.Handler):
         self._faults[kind] += 1
         if self._faults[kind] == 3 or record.levelno > logging.INFO:
             self.tell(record.getMessage(), "yellow")
-
-    def _summary(self) -> str:
-        return ", ".join(f"{count} {how}" for how, count in self._counts.items())
 
     def _start(self) -> None:
         self._live = Live(get_renderable=self._table, console=self._err, transient=True, redirect_stdout=False)
