@@ -99,10 +99,12 @@ def test_fetch_shows_a_task_in_lines(run: Run) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_recorded_response_is_a_task_or_an_error(name: str, run: Run, responds: Callable[..., None]) -> None:
-    case = CASES[name]
-    body, status = case.get("body", case.get("body_text")), case["http_status"] or 200
-    is_task = status == 200 and isinstance(body, dict) and bool({"id", "status"} & body.keys())
-    task_id = (body["id"] if is_task else "") or "1"
+    case: dict[str, Any] = CASES[name]
+    body: Any = case.get("body", case.get("body_text"))
+    status: int = case["http_status"] or 200
+    fields: dict[str, Any] = body if isinstance(body, dict) else {}
+    is_task = status == 200 and bool({"id", "status"} & fields.keys())
+    task_id = str(fields.get("id") or "1")
     responds(json.dumps(body) if "body" in case else body or "", status)
     result = run("wait", task_id, "--timeout", "0")
     printed = run("wait", task_id, "--timeout", "0", "--json")
@@ -145,8 +147,8 @@ def test_no_control_sequence_or_markup_of_a_server_takes_effect(
     run: Run, responds: Callable[..., None], command: str, status: str
 ) -> None:
     button = {"label": HOSTILE, "customId": HOSTILE, "emoji": HOSTILE}
-    hostile = dict.fromkeys(("id", "action", "prompt", "failReason", "progress"), HOSTILE)
-    hostile["imageUrl"] = f"https://cdn.example.com/{HOSTILE}"
+    fields: list[str] = ["id", "action", "prompt", "failReason", "progress"]
+    hostile = {**dict.fromkeys(fields, HOSTILE), "imageUrl": f"https://cdn.example.com/{HOSTILE}"}
     timeout = ["--timeout", "0"] if command == "wait" else []
     for field, value in hostile.items():
         responds(**{"imageUrl": "https://cdn.example.com/x", field: value}, status=status, buttons=[button])
@@ -305,7 +307,7 @@ class Terminal:
     def __init__(
         self, base_url: str, *arguments: str, stdout: Any = None, cwd: Path | None = None, **more: str
     ) -> None:
-        self._end, other = pty.openpty()
+        self.end, other = pty.openpty()
         termios.tcsetwinsize(other, (40, 80))
         options: dict[str, Any] = {"stdin": other, "stdout": stdout or other, "stderr": other, "cwd": cwd}
         env = environment(base_url, **more)
@@ -328,9 +330,9 @@ class Terminal:
         """Reads until a text is shown, or the command has ended."""
         end = time.monotonic() + seconds
         while until not in self.shown and time.monotonic() < end:
-            if select.select([self._end], [], [], 0.1)[0]:
+            if select.select([self.end], [], [], 0.1)[0]:
                 try:
-                    self._bytes += os.read(self._end, 65536)
+                    self._bytes += os.read(self.end, 65536)
                 except OSError:  # the other end is closed
                     break
             elif self.process.poll() is not None:
@@ -339,7 +341,7 @@ class Terminal:
     def close(self) -> int:
         """The exit code, once the command has ended."""
         self.read()
-        os.close(self._end)
+        os.close(self.end)
         return self.process.wait(10)
 
 
@@ -363,7 +365,7 @@ def test_an_interruption_restores_the_terminal_and_says_how_to_go_on(base_url: s
     terminal.read("cannot show the picture")
     terminal.read("IN_PROGRESS")
     for _ in range(2):  # people press ^C twice, and the terminal echoes it
-        os.write(terminal._end, b"\x03")
+        os.write(terminal.end, b"\x03")
         terminal.process.send_signal(signal.SIGINT)
     assert terminal.close() == 130
     shown = re.sub(r"\s+", " ", terminal.shown)

