@@ -15,7 +15,7 @@ import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pyte
@@ -102,7 +102,7 @@ def test_every_recorded_response_is_a_task_or_an_error(name: str, run: Run, resp
     case: dict[str, Any] = CASES[name]
     body: Any = case.get("body", case.get("body_text"))
     status: int = case["http_status"] or 200
-    fields: dict[str, Any] = body if isinstance(body, dict) else {}
+    fields = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
     is_task = status == 200 and bool({"id", "status"} & fields.keys())
     task_id = str(fields.get("id") or "1")
     responds(json.dumps(body) if "body" in case else body or "", status)
