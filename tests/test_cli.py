@@ -47,6 +47,8 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def base_url() -> Iterator[str]:
     with sandbox.serve(speed=10**6, api_key=KEY) as url:
+        for task_id in ("never", "modal"):  # a task starts when it is first requested
+            httpx.get(f"{url}/mj/task/{task_id}/fetch", headers={"Authorization": f"Bearer {KEY}"}, trust_env=False)
         yield url
 
 
