@@ -378,7 +378,16 @@ MANY = {20: 5.0, 200: 5.0, 1_000: 1.0, 10_000: 1.0}
 def many_tasks() -> None:
     """Waits for many tasks of the sandbox at once with each client, and prints the figures as a table."""
     processes = multiprocessing.get_context("spawn")
-    head = ("tasks", "client", "requests a task", "mean lag, s", "95 % under, s", "CPU a task, ms", "KiB a task", "CPU ×")
+    head = (
+        "tasks",
+        "client",
+        "requests a task",
+        "mean lag, s",
+        "95 % under, s",
+        "CPU a task, ms",
+        "KiB a task",
+        "CPU ×",
+    )
     print(f"\n| {' | '.join(head)} |\n" + "| --- " * len(head) + "|")
     for tasks, speed in MANY.items():
         base = 0.0

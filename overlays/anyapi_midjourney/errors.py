@@ -291,7 +291,7 @@ def error_from_task(task: Task) -> TaskError:
     if task.status == task.status.CANCEL:
         return TaskCancelledError("The task was cancelled at the proxy (CANCEL): submit it again.", task)
     if task.status == task.status.MODAL:
-        text = "The task waits for somebody to answer its window (MODAL): answer it with POST /mj/submit/modal."
+        text = "The task waits for somebody to answer its window (MODAL): answer it with answer_modal."
         return TaskBlockedError(text, task)
     if not task.fail_reason:
         return TaskFailedError("The task failed (FAILURE) and the server gave no reason: submit it again.", task)

@@ -12,6 +12,8 @@ import warnings
 from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
+from itertools import chain
+from operator import methodcaller
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -33,8 +35,9 @@ if TYPE_CHECKING:
     from .._waiting import Outcome
 
     _Work = Callable[[AsyncMidjourney], Awaitable[None]]
+    _Jobs = Iterable[tuple[str, Callable[[AsyncMidjourney], Awaitable[Task]]]]
 
-DONE, FAILED, USAGE, REFUSED, TIMED_OUT, NOT_FOUND, NO_CONNECTION = range(7)
+DONE, FAILED, USAGE, REFUSED, TIMED_OUT, NOT_FOUND, NO_CONNECTION, UNCONFIRMED = range(8)
 INTERRUPTED, BROKEN_PIPE = 130, 141  # as shells report a program that SIGINT or SIGPIPE ended
 _CODES: dict[type[errors.MidjourneyError], int] = {
     errors.TaskError: FAILED,
@@ -43,11 +46,14 @@ _CODES: dict[type[errors.MidjourneyError], int] = {
     errors.PermissionDeniedError: REFUSED,
     errors.WaitTimeoutError: TIMED_OUT,
     errors.TaskNotFoundError: NOT_FOUND,
+    errors.InsufficientQuotaError: REFUSED,
+    errors.SubmissionRefusedError: FAILED,
+    errors.SubmissionUnconfirmedError: UNCONFIRMED,
 }
 SANDBOX_SPEED = 6.0
-_EPILOG = """Exit codes; of several, the highest: 0 done; 1 a task failed, or its picture was not saved; 2 usage, key or
-id; 3 key refused, or its account is empty; 4 timed out; 5 no such task; 6 no connection, or no usable response;
-130 interrupted; 141 nobody reads the output.
+_EPILOG = """Exit codes; of several, the highest: 0 done; 1 a task failed or was refused, or its picture was not saved;
+2 usage, key or id; 3 key refused, or its account is empty; 4 timed out; 5 no such task; 6 no connection, or no usable
+response; 7 a job may have been submitted and billed; 130 interrupted; 141 nobody reads the output.
 
 Set ANYAPI_API_KEY to your key, and ANYAPI_BASE_URL to use another gateway."""
 _FLAGS = {
@@ -61,16 +67,49 @@ class _Report:
     """Prints tasks, saves and draws their pictures, and collects the exit code."""
 
     def __init__(
-        self, ids: Iterable[str], flags: dict[str, bool], save: Path | None = None, timeout: float = 0
+        self, flags: dict[str, bool], save: Path | None = None, timeout: float = 0, ids: Iterable[str] = ()
     ) -> None:
         self.code = DONE
         self.left = dict.fromkeys(ids)
-        self.screen = Screen(self.left)
+        self.submitting: str | None = None
+        self.screen = Screen()
+        self.screen.follow(self.left)
         self.draws = flags["show"] and not flags["json"] and self.screen.can_draw
         self.folder = self._save = save
         self._saves = anyio.Semaphore(4)  # at once
         self.flags = flags
+        self.timeout = timeout
         self._options = {"timeout": timeout if timeout != DEFAULT_TIMEOUT else None, "save": save, **flags}
+        if save:
+            try:
+                save.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise click.UsageError(f"--save: {error}") from None
+
+    async def submit(self, mj: AsyncMidjourney, jobs: _Jobs) -> None:
+        """Submits jobs one after the other, until the key is refused."""
+        for name, job in jobs:
+            self.submitting = name
+            try:
+                task = await job(mj)
+            except errors.MidjourneyError as error:
+                self.code = max(self.code, _exit_code(error))
+                if self.flags["json"]:
+                    click.echo(json.dumps({"prompt": name, "error": str(error)}))
+                self.screen.tell(f"{name}: {error}", "red")
+                if _exit_code(error) == REFUSED:
+                    break
+            else:
+                self.left[task.id] = None
+        self.submitting = None
+
+    async def follow(self, mj: AsyncMidjourney) -> None:
+        """Waits for tasks, and reports each when it is done."""
+        self.screen.follow(self.left)
+        outcomes = mj.as_completed(list(self.left), timeout=self.timeout, on_change=self.screen.on_change)
+        async with anyio.create_task_group() as group:
+            async for task_id, outcome in outcomes:
+                group.start_soon(self.on_outcome, mj, task_id, outcome)
 
     async def on_outcome(self, mj: AsyncMidjourney, task_id: str, outcome: Outcome) -> None:
         """Saves and shows a task, or shows the error of its id."""
@@ -122,6 +161,8 @@ class _Report:
         again = shlex.join(["anyapi-midjourney", "wait", *options, *self.left])
         how = f", to go on: {again}" if 0 < len(self.left) <= 100 else ""
         self.screen.tell(f"Interrupted with {len(self.left)} left{how}")
+        if self.submitting:
+            self.screen.tell(f"This may have been submitted and billed: {self.submitting}", "red")
 
 
 def run() -> None:
@@ -141,7 +182,7 @@ def run() -> None:
 @click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(package_name="anyapi-midjourney")
 def main() -> None:
-    """Follow Midjourney tasks at AnyAPI by their ids."""
+    """Midjourney at AnyAPI: submit prompts, follow tasks, press buttons, save pictures."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # not every terminal's encoding has 🔄
@@ -153,12 +194,50 @@ def _with_flags(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def _with_waiting(command: Callable[..., None]) -> Callable[..., None]:
+    text = "Save the pictures in this folder. Those that were saved before are kept."
+    command = click.option("--save", type=click.Path(file_okay=False, path_type=Path), help=text)(command)
+    text = "Seconds for all tasks; 0 polls once, inf has no end."
+    return click.option("--timeout", default=DEFAULT_TIMEOUT, help=text)(_with_flags(command))
+
+
+@main.command()
+@click.argument("prompts", metavar="PROMPT...", nargs=-1, required=True)
+@click.option("--no-wait", is_flag=True, help="Print the ids of the tasks, and end.")
+@_with_waiting
+def imagine(prompts: tuple[str, ...], timeout: float, save: Path | None, *, no_wait: bool, **flags: bool) -> None:
+    """Submit prompts, wait for their tasks, and show them.
+
+    Each PROMPT is one job, so put it in quotes. `-` reads prompts from standard input, one a line.
+    """
+    lines = (_stdin().splitlines() if word == "-" else [word] for word in prompts)
+    given = [prompt for prompt in chain.from_iterable(lines) if prompt.strip()]
+    if not given:
+        raise click.UsageError("There is no prompt.")
+    jobs = [(prompt, methodcaller("imagine", prompt)) for prompt in given]
+    _run(_submitting(jobs, report := _Report(flags, save, timeout), no_wait=no_wait), report)
+
+
+@main.command()
+@click.argument("task_id", metavar="ID")
+@click.argument("button")
+@click.option("--no-wait", is_flag=True, help="Print the id of the new task, and end.")
+@_with_waiting
+def press(task_id: str, button: str, timeout: float, save: Path | None, *, no_wait: bool, **flags: bool) -> None:
+    """Press a button of a task, wait for the new task, and show it.
+
+    BUTTON is a label or an emoji, such as U1 or "Vary (Subtle)", or a custom id.
+    """
+    jobs = [(f"{button} of {task_id}", methodcaller("press", task_id, button))]
+    _run(_submitting(jobs, report := _Report(flags, save, timeout), no_wait=no_wait), report)
+
+
 @main.command()
 @click.argument("task_id", metavar="ID")
 @_with_flags
 def fetch(task_id: str, **flags: bool) -> None:
     """Show a task as it is now."""
-    report = _Report([task_id], flags)
+    report = _Report(flags, ids=[task_id])
 
     async def work(mj: AsyncMidjourney) -> None:
         async with mj:
@@ -172,31 +251,37 @@ def fetch(task_id: str, **flags: bool) -> None:
 
 @main.command()
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
-@click.option("--timeout", default=DEFAULT_TIMEOUT, help="Seconds for all tasks; 0 polls once, inf has no end.")
-@click.option("--save", type=click.Path(file_okay=False, path_type=Path), help="Save the pictures in this folder.")
-@_with_flags
+@_with_waiting
 def wait(ids: tuple[str, ...], timeout: float, save: Path | None, **flags: bool) -> None:
     """Wait for tasks, and show each when it is done.
 
-    `-` reads ids from standard input, separated by blanks or new lines. Pictures that were saved before are kept.
+    `-` reads ids from standard input, separated by blanks or new lines.
     """
-    words = (sys.stdin.buffer.read().decode("utf-8-sig", "replace") if word == "-" else word for word in ids)
-    report = _Report(" ".join(words).split(), flags, save, timeout)
+    report = _Report(flags, save, timeout, " ".join(_stdin() if word == "-" else word for word in ids).split())
     if not report.left:
         raise click.UsageError("There is no id.")
-    if save:
-        try:
-            save.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise click.UsageError(f"--save: {error}") from None
 
     async def work(mj: AsyncMidjourney) -> None:
-        outcomes = mj.as_completed(report.left, timeout=timeout, on_change=report.screen.on_change)
-        async with mj, anyio.create_task_group() as group:
-            async for task_id, outcome in outcomes:
-                group.start_soon(report.on_outcome, mj, task_id, outcome)
+        async with mj:
+            await report.follow(mj)
 
     _run(work, report)
+
+
+def _stdin() -> str:
+    return sys.stdin.buffer.read().decode("utf-8-sig", "replace")
+
+
+def _submitting(jobs: _Jobs, report: _Report, *, no_wait: bool) -> _Work:
+    async def work(mj: AsyncMidjourney) -> None:
+        async with mj:
+            await report.submit(mj, jobs)
+            if not no_wait:
+                await report.follow(mj)
+            for task_id in report.left if no_wait else ():
+                click.echo(json.dumps({"id": task_id}) if report.flags["json"] else task_id)
+
+    return work
 
 
 @main.command("sandbox", context_settings={"ignore_unknown_options": True}, add_help_option=False)

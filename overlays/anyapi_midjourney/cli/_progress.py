@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.constrain import Constrain
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from .._text import printable
@@ -32,19 +32,27 @@ class _Console(Console):
 class Screen(logging.Handler):
     """Both outputs, and a bar for each task, or one bar for more than a dozen."""
 
-    def __init__(self, task_ids: Collection[str]) -> None:
+    has_one_bar = False
+
+    def __init__(self) -> None:
         super().__init__()
         self.out = _Console(highlight=False, markup=False, emoji=False)
         self._err = _Console(highlight=False, markup=False, emoji=False, stderr=True)
         self.can_draw = _is_terminal(self.out) and not self.out.no_color  # half blocks need colours
-        self.has_one_bar = len(task_ids) > 12
         self._counts = Counter[str]()
         self._faults = Counter[type]()
         self._live: Live | None = None
         name, status = (TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[status]"))
         self._bars = Progress(name, BarColumn(bar_width=None), TaskProgressColumn(), status, TimeElapsedColumn())
+        self._rows: dict[str, TaskID] = {}
+
+    def follow(self, task_ids: Collection[str]) -> None:
+        """Shows a bar for each of these tasks, or one for all."""
+        self.has_one_bar = len(task_ids) > 12
         names = {"": f"{len(task_ids)} tasks"} if self.has_one_bar else {i: printable(i) for i in task_ids}
         total = len(task_ids) if self.has_one_bar else 100
+        for row in self._rows.values():
+            self._bars.remove_task(row)
         self._rows = {key: self._bars.add_task(name, total=total, status="") for key, name in names.items()}
 
     @contextmanager
