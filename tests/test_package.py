@@ -108,12 +108,12 @@ def test_both_readmes_have_the_same_examples_commands_links_and_headings() -> No
 
 
 def test_every_id_error_option_argument_and_exit_code_is_documented() -> None:
-    options = [option.opts[0] for name in ("fetch", "wait") for option in cli.main.commands[name].params]
+    options = [option.opts[0] for name in ("imagine", "press", "wait") for option in cli.main.commands[name].params]
     errors = [name for name in anyapi_midjourney.__all__ if name.endswith("Error")]
     arguments = [*inspect.signature(Midjourney).parameters, *SyncOptions.__annotations__]
-    words = {*sandbox.KINDS, *errors, *options, *arguments} - {"task_id", "ids", "httpx_options"}
+    words = {*sandbox.KINDS, *errors, *options, *arguments} - {"task_id", "ids", "button", "prompts", "httpx_options"}
     assert {word for word in words if f"`{word}`" not in ENGLISH} == set()
-    codes = (*range(7), cli.INTERRUPTED, cli.BROKEN_PIPE)
+    codes = (*range(8), cli.INTERRUPTED, cli.BROKEN_PIPE)
     assert [code for code in codes if f"| {code} | " not in ENGLISH] == []
 
 
