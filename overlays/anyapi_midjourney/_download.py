@@ -47,15 +47,21 @@ class Download:
     """
 
     def __init__(
-        self, task: Task, path: str | os.PathLike[str] | None, base_url: httpx.URL, *, overwrite: bool
+        self,
+        task: Task,
+        path: str | os.PathLike[str] | None,
+        base_url: httpx.URL,
+        auth: httpx.Auth,
+        *,
+        overwrite: bool,
     ) -> None:
         self.task_id = task.id
         self._task = task
         self._base_url = base_url
         self._overwrite = overwrite
-        self._path = Path(path or "")
-        self._is_file_path = path is not None and not self._path.is_dir() and not os.fspath(path).endswith(os.sep)
-        self._folder = self._path.parent if self._is_file_path else self._path
+        self.path = Path(path or "")
+        self._is_file_path = path is not None and not self.path.is_dir() and not os.fspath(path).endswith(os.sep)
+        self._folder = self.path.parent if self._is_file_path else self.path
         if self._is_file_path:
             self._refuse_to_overwrite()
         if not self._folder.is_dir():
@@ -63,8 +69,9 @@ class Download:
         self._part = self._folder / f".{secrets.token_hex(8)}.part"
         self._redirects = 0
         self._to_host = False
-        self.signed = False
-        """Whether to send the key: once the gateway's own URL has answered 401 without it."""
+        self.auth: httpx.Auth | None = None
+        """The key, once the gateway's own URL has answered 401 without it."""
+        self._auth = auth
         self.url = absolute_url(task, base_url)
         """What to request next."""
         self._check_url()
@@ -81,8 +88,8 @@ class Download:
     def follow(self, response: httpx.Response) -> bool:
         """Whether to request `url` again: it is another one after a redirect, or needs the key."""
         own = (response.url.scheme, response.url.netloc) == (self._base_url.scheme, self._base_url.netloc)
-        if response.status_code == 401 and own and not self.signed:
-            self.signed = True
+        if response.status_code == 401 and own and not self.auth:
+            self.auth = self._auth
             return True
         if response.next_request is None:
             return False
@@ -132,8 +139,8 @@ class Download:
         self._file.write(chunk)
         self._check_size(self._file.tell())
 
-    def finish(self) -> Path:
-        """Gives the file its name, and returns its path."""
+    def finish(self) -> None:
+        """Gives the file its name, `path`."""
         self._file.seek(0)
         head = self._file.read(16)
         kind = next((ending for magic, ending in _KINDS if re.match(magic, head, re.DOTALL)), None)
@@ -141,24 +148,23 @@ class Download:
             begin = quote(head.decode("ascii", "replace"))
             raise self._error(f"The response from {quote(self.url.host)} is not a picture; it begins with {begin}.")
         if not self._is_file_path:
-            self._path = self._folder / f"{_stem(self._task)}{kind}"
+            self.path = self._folder / f"{_stem(self._task)}{kind}"
             self._refuse_to_overwrite()
         self._file.close()
         if self._overwrite:
-            self._part.replace(self._path)
-            return self._path
+            self._part.replace(self.path)
+            return
         try:
-            os.link(self._part, self._path)  # atomic, and never replaces a file or a link
+            os.link(self._part, self.path)  # atomic, and never replaces a file or a link
         except FileExistsError:
             raise
         except (OSError, AttributeError, NotImplementedError):  # no hard links on this file system or platform
-            self._path.open("xb").close()
+            self.path.open("xb").close()
             try:
-                self._part.replace(self._path)
+                self._part.replace(self.path)
             except BaseException:
-                self._path.unlink()
+                self.path.unlink()
                 raise
-        return self._path
 
     def _is_private(self, event: str, info: Mapping[str, Any]) -> bool:
         if event == "connection.connect_tcp.started":
@@ -185,9 +191,9 @@ class Download:
             raise self._private()
 
     def _refuse_to_overwrite(self) -> None:
-        replaceable = self._overwrite and (self._path.is_symlink() or self._path.is_file())  # no device
-        if os.path.lexists(self._path) and not replaceable:
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self._path))
+        replaceable = self._overwrite and (self.path.is_symlink() or self.path.is_file())  # no device
+        if os.path.lexists(self.path) and not replaceable:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self.path))
 
 
 def saved_picture(task: Task, folder: Path) -> Path | None:

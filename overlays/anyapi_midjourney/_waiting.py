@@ -38,9 +38,8 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
-    from .errors import Json
 
 DEFAULT_TIMEOUT = 3700.0
 """Seconds. The gateway turns what is stuck into FAILURE an hour after its submission, at its next refresh."""
@@ -493,17 +492,6 @@ class Schedule:
         self._return_polled()
 
 
-def batches(task_ids: Iterable[str]) -> Iterator[list[str]]:
-    """The ids in as many as one request takes."""
-    ids = list(task_ids)
-    return (ids[start : start + LIST_SIZE] for start in range(0, len(ids), LIST_SIZE))
-
-
-def rows_of(body: Json) -> list[Row] | None:
-    """The elements of a list that are objects; None if it is no list."""
-    return [row for row in body if isinstance(row, dict)] if isinstance(body, list) else None
-
-
 def live_rows(rows: Iterable[Row]) -> dict[str, Row]:
     """The row of each id, in lower case. Of two rows with one id, the one whose action is MODAL is the live one."""
     live: dict[str, Row] = {}
@@ -512,12 +500,6 @@ def live_rows(rows: Iterable[Row]) -> dict[str, Row]:
         if task_id not in live or row.get("action") == TaskAction.MODAL:
             live[task_id] = row
     return live
-
-
-def means_no_list(error: MidjourneyError) -> bool:
-    """Whether a list's error means that the gateway has no such operation."""
-    absent = isinstance(error, APIResponseError) and error.status_code in (404, 405, 501)
-    return absent or isinstance(error, InvalidResponseError)
 
 
 def _visible(task: Task) -> tuple[object, ...]:

@@ -119,8 +119,9 @@ class APIResponseError(MidjourneyError):
 
     @property
     def is_transient(self) -> bool:
-        """Whether the status is 408, 429 or 5xx."""
-        return self.status_code in (408, 429) or self.status_code >= 500
+        """Whether the status is 408, 429 or 5xx, or it is a web page or broken JSON where this API should answer."""
+        is_page = isinstance(self, ServerError | InvalidResponseError) and isinstance(self.body, str)
+        return self.status_code in (408, 429) or self.status_code >= 500 or is_page
 
 
 class AuthenticationError(APIResponseError):
@@ -155,21 +156,18 @@ class ServerError(APIResponseError):
 
     _advice = "The gateway or something in front of it has a fault: try again later."
 
-    @property
-    def is_transient(self) -> bool:
-        """True."""
-        return True
-
 
 class InvalidResponseError(APIResponseError):
     """A response that is not this API's: HTML, broken JSON, no task, or another task than the one asked for."""
 
     _advice = "This is not a response of the task API: the base URL is wrong, a proxy answered, or it was cut off."
 
-    @property
-    def is_transient(self) -> bool:
-        """Whether it is text and not JSON: a maintenance page, or a body that was cut off."""
-        return isinstance(self.body, str)
+
+_BY_STATUS: dict[int, type[APIResponseError]] = {
+    401: AuthenticationError,
+    403: PermissionDeniedError,
+    429: RateLimitError,
+}
 
 
 class TaskError(MidjourneyError):
@@ -214,8 +212,7 @@ def error_from_response(status: int, headers: Mapping[str, str], body: Json) -> 
 
     The body is parsed JSON, or text. Statuses and shapes decide, never words: the server speaks several languages.
     """
-    error: type[APIResponseError] = APIResponseError
-    advice = ""
+    error, advice = _BY_STATUS.get(status, APIResponseError), ""
     if status in _SUCCESSES:
         if status != 204 and not isinstance(body, str):
             return None
@@ -226,31 +223,21 @@ def error_from_response(status: int, headers: Mapping[str, str], body: Json) -> 
     elif 300 <= status < 400:
         place = quote(headers.get("location", "nowhere").split("?")[0])
         advice = f"It redirects to {place}, and redirects are not followed: check the base URL."
-    elif status == 401:
-        error = AuthenticationError
-    elif status == 403:
-        error = ServerError if _is_html(headers, body) else PermissionDeniedError
     elif status == 404:
-        # The path is not one of the API's.
-        wrong_path = _is_html(headers, body) or _error_type(body) == "invalid_request_error"
-        error, advice = InvalidResponseError if wrong_path else error, "Nothing is there: check the base URL."
-    elif status == 429:
-        error = RateLimitError
-    elif 500 <= status < 600:
+        is_api = not _is_html(headers, body) and _error_type(body) != "invalid_request_error"
+        error, advice = error if is_api else InvalidResponseError, "Nothing is there: check the base URL."
+    elif 500 <= status < 600 or (status == 403 and _is_html(headers, body)):
         error = ServerError
     elif not 400 <= status < 500:
         error = InvalidResponseError
     return error(status, headers, body, advice)
 
 
-def is_task(body: Json) -> bool:
-    """Whether a JSON body is a task: an object with an id or a status."""
-    return isinstance(body, dict) and ("id" in body or "status" in body)
-
-
-def error_without_task(status: int, headers: Mapping[str, str], body: Json) -> APIResponseError:
-    """The error that a successful response means if its body is no task."""
-    return (TaskNotFoundError if _says_no_such_task(body) else InvalidResponseError)(status, headers, body)
+def task_fields(status: int, headers: Mapping[str, str], body: Json) -> dict[str, Json]:
+    """The body of a successful response if it is a task: an object with an id or a status. Else raises its error."""
+    if isinstance(body, dict) and ("id" in body or "status" in body):
+        return body
+    raise (TaskNotFoundError if _says_no_such_task(body) else InvalidResponseError)(status, headers, body)
 
 
 def error_from_task(task: Task) -> TaskError:
@@ -278,7 +265,9 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 def _says_no_such_task(body: Json) -> bool:
     # Some gateways say so with 200. True == 1, hence the check of the type.
-    code = body.get("code") if isinstance(body, dict) and not is_task(body) else None
+    if not isinstance(body, dict) or "id" in body or "status" in body:
+        return False
+    code = body.get("code")
     return type(code) is int and code == 4
 
 
