@@ -35,19 +35,14 @@ def is_public(host: str) -> bool:
 
 def is_public_peer(address: str) -> bool:
     """Whether an address that a name resolved to is one of the internet, or a local proxy's stand-in for one."""
-    try:
-        return _is_global(address) or any(ipaddress.ip_address(address) in network for network in _STAND_INS)
-    except ValueError:
-        return False
+    return _is_global(address) or any(ipaddress.ip_address(address) in network for network in _STAND_INS)
 
 
 def _is_global(text: str) -> bool:
     address = ipaddress.ip_address(text)
     if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour
-        if address in _NAT64:
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if address in _NAT64 else address.ipv4_mapped
         if inner is None:
-            return address.is_global and address in _GLOBAL_UNICAST
+            return address.is_global and address in _GLOBAL_UNICAST and not address.sixtofour
         address = inner
     return address.is_global and not address.is_multicast and address not in _SPECIAL
