@@ -9,7 +9,8 @@ import selectors
 import socket
 import threading
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from collections import deque
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,10 +43,11 @@ class Stream(httpx.SyncByteStream, httpx.AsyncByteStream):
     """A body that arrives in pieces, or breaks off, as one from a socket does."""
 
     def __init__(self, *chunks: bytes | Exception) -> None:
-        self._chunks = chunks
+        self._chunks = deque(chunks)
 
     def __iter__(self) -> Iterator[bytes]:
-        for chunk in self._chunks:
+        while self._chunks:
+            chunk = self._chunks.popleft()
             if isinstance(chunk, Exception):
                 raise chunk
             yield chunk
@@ -53,6 +55,9 @@ class Stream(httpx.SyncByteStream, httpx.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for chunk in self:
             yield chunk
+
+    async def aclose(self) -> None:
+        self._chunks.clear()
 
 
 @frozen
@@ -101,13 +106,17 @@ SYNC = Client("sync")
 
 
 @contextmanager
-def listening(handle: Callable[..., object], connections: int = 1) -> Generator[str]:
-    """A real server. It accepts so many connections, and `handle` gets all of them; yields the base URL."""
+def listening(handle: Callable[[socket.socket], object], *, accept: bool = True) -> Generator[str]:
+    """A real server. `handle` gets its first connection, or the socket that accepts them; yields the base URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
-            with ExitStack() as stack, suppress(OSError):
-                handle(*[stack.enter_context(listener.accept()[0]) for _ in range(connections)])
+            with suppress(OSError):  # the test is over
+                if not accept:
+                    handle(listener)
+                    return
+                with listener.accept()[0] as connection:
+                    handle(connection)
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -130,7 +139,11 @@ def reply(body: object = EXAMPLE, status: int = 200, **headers: str) -> Callable
 def sequence(*servers: Callable[[httpx.Request], httpx.Response]) -> Callable[[httpx.Request], httpx.Response]:
     """A server with one response after the other."""
     rest = iter(servers)
-    return lambda request: next(rest)(request)
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        return next(rest)(request)
+
+    return respond
 
 
 def raises(error: Exception) -> Callable[[httpx.Request], httpx.Response]:

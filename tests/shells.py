@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from clients import CASES as CASES, EXAMPLE as EXAMPLE, KEY as KEY, ROOT as ROOT, TASK_ID as TASK_ID, URL as URL
-from clients import Client, Clock as Clock, Stream as Stream, example as example, listening as listening, reply as reply
+from clients import *  # noqa: F403
+from clients import Client
 
 
 class Shell(Client):

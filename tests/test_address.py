@@ -4,14 +4,41 @@ import pytest
 
 from anyapi_midjourney._address import is_loopback, is_public, is_public_peer
 
-PUBLIC_NAMES = "cdn.discordapp.com CDN.Example. a_b.r2.dev xn--mnchen-3ya.example x1.1a".split()
-PUBLIC = "1.1.1.1 2606:4700::1111 64:ff9b::101:101 ::ffff:1.1.1.1".split()
-LOCAL_NAMES = ["", ".", *"localhost LOCALHOST. a.localhost intranet printer.local metadata.google.internal".split()]
-PRIVATE = [
-    *"127.0.0.1 10.1.1.1 172.16.0.1 192.168.0.1 169.254.169.254 100.100.100.200 0.0.0.0 224.0.0.1".split(),
-    *"192.0.0.192 ::1 :: fe80::1 fe80::1%eth0 fd00::1 fec0::1 ::ffff:127.0.0.1 64:ff9b::7f00:1 2002:7f00:1::".split(),
+PUBLIC_NAMES = ["cdn.discordapp.com", "CDN.Example.", "a_b.r2.dev", "xn--mnchen-3ya.example", "x1.1a"]
+PUBLIC = ["1.1.1.1", "2606:4700::1111", "64:ff9b::101:101", "::ffff:1.1.1.1"]
+LOCAL_NAMES = [
+    "",
+    ".",
+    *["localhost", "LOCALHOST.", "a.localhost", "intranet", "printer.local", "metadata.google.internal"],
 ]
-ODD = ["a b.example", *"127.1 127.0.0.１ １２７.0.0.1 0x7f.1 2130706433 a.0x a.%6cocalhost a..b 2606:4700::1%1".split()]
+PRIVATE = [
+    *[
+        "127.0.0.1",
+        "10.1.1.1",
+        "172.16.0.1",
+        "192.168.0.1",
+        "169.254.169.254",
+        "100.100.100.200",
+        "0.0.0.0",
+        "224.0.0.1",
+    ],
+    *[
+        "192.0.0.192",
+        "::1",
+        "::",
+        "fe80::1",
+        "fe80::1%eth0",
+        "fd00::1",
+        "fec0::1",
+        "::ffff:127.0.0.1",
+        "64:ff9b::7f00:1",
+        "2002:7f00:1::",
+    ],
+]
+ODD = [
+    "a b.example",
+    *["127.1", "127.0.0.１", "１２７.0.0.1", "0x7f.1", "2130706433", "a.0x", "a.%6cocalhost", "a..b", "2606:4700::1%1"],
+]
 STAND_INS = ["198.18.0.1", "198.19.255.255", "fc00::1"]
 
 

@@ -30,7 +30,7 @@ from anyapi_midjourney import (
     WaitTimeoutError,
 )
 from anyapi_midjourney._http import request_error
-from anyapi_midjourney.errors import Json, error_from_response, error_without_task, is_task
+from anyapi_midjourney.errors import Json, error_from_response, task_fields
 from clients import EXAMPLE, SYNC, TASK_ID, Client, Stream, example, raises, reply
 
 TASK = example()
@@ -42,7 +42,12 @@ HTML = "<!doctype html><html><head><title>New API</title></head></html>"
 def error_of(status: int, body: Json, **headers: str) -> APIResponseError:
     """The error that a parsed response means."""
     names = {name.replace("_", "-"): value for name, value in headers.items()}
-    return error_from_response(status, names, body) or error_without_task(status, names, body)
+    if error := error_from_response(status, names, body):
+        return error
+    with pytest.raises(APIResponseError) as caught:
+        task_fields(status, names, body, TASK_ID)
+    assert caught.value.task_id == TASK_ID
+    return caught.value
 
 
 @pytest.mark.parametrize(
@@ -73,8 +78,8 @@ def error_of(status: int, body: Json, **headers: str) -> APIResponseError:
         (429, {"error": {"code": "insufficient_quota"}}, RateLimitError, True),
         (500, {"code": 4}, ServerError, True),
         (522, HTML, ServerError, True),
-        (600, {}, InvalidResponseError, False),
-        (999, EXAMPLE, InvalidResponseError, False),
+        (600, {}, InvalidResponseError, True),
+        (999, EXAMPLE, InvalidResponseError, True),
     ],
 )
 def test_status_and_shape_decide_which_error_it_is(status: int, body: Json, error: type, is_transient: bool) -> None:
@@ -85,7 +90,7 @@ def test_status_and_shape_decide_which_error_it_is(status: int, body: Json, erro
 @pytest.mark.parametrize("status", [200, 201, 202, 203, 206])
 def test_a_task_with_any_status_of_success_is_no_error(status: int) -> None:
     assert error_from_response(status, {}, EXAMPLE) is None
-    assert is_task(EXAMPLE)
+    assert task_fields(status, {}, EXAMPLE, TASK_ID) == EXAMPLE
 
 
 @pytest.mark.parametrize(

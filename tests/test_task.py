@@ -24,9 +24,13 @@ NUMBER = st.none() | st.integers(0, 100)
 BUTTON = st.builds(Button, label=TEXT, emoji=TEXT, custom_id=TEXT, style=NUMBER, type=NUMBER)
 FIELDS: dict[str, Any] = {
     **dict.fromkeys((field.name for field in attrs.fields(Task)), TEXT),
-    **{"id": st.text(), "status": st.text(), "progress": NUMBER, "raw": st.builds(models.Task)},
     **dict.fromkeys(["submitted_at", "started_at", "finished_at"], MOMENT),
-    **{"video_urls": st.lists(st.text(min_size=1)), "buttons": st.lists(BUTTON)},
+    "id": st.text(),
+    "status": st.text(),
+    "progress": NUMBER,
+    "video_urls": st.lists(st.text(min_size=1)),
+    "buttons": st.lists(BUTTON),
+    "raw": st.builds(models.Task),
 }
 
 
