@@ -74,6 +74,9 @@ class Client:
         """Calls a function, in an event loop if it is async."""
         return method(*args) if self.name == "sync" else anyio.run(method, *args, backend=self.name)
 
+    def close(self, mj: Any) -> None:
+        self.call(mj.close if self.name == "sync" else mj.aclose)
+
     def fetch(self, respond: Callable[[httpx.Request], httpx.Response], task_id: Any = TASK_ID, **options: Any) -> Task:
         """Fetches once, without retries, with a new client."""
         options = {"transport": httpx.MockTransport(respond), "max_retries": 0, **options}
@@ -126,6 +129,17 @@ def listening(handle: Callable[[socket.socket], object], *, accept: bool = True)
             with suppress(OSError):  # it may be closed at the other end
                 listener.shutdown(socket.SHUT_RDWR)  # or it waits for a connection that a failed test did not make
             thread.join()
+
+
+def says(body: bytes, *, length: int | None = None, times: int = 1) -> Callable[[socket.socket], None]:
+    """For `listening`: a server that sends this body, or says that it is longer, so many times."""
+
+    def handle(connection: socket.socket) -> None:
+        for _ in range(times):
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (length or len(body), body))
+
+    return handle
 
 
 def reply(body: object = EXAMPLE, status: int = 200, **headers: str) -> Callable[[httpx.Request], httpx.Response]:

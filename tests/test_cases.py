@@ -5,34 +5,24 @@ from typing import Any
 
 import pytest
 
-from anyapi_midjourney import (
-    APIResponseError,
-    AuthenticationError,
-    InvalidResponseError,
-    MidjourneyError,
-    PermissionDeniedError,
-    RateLimitError,
-    ServerError,
-    Task,
-    TaskNotFoundError,
-)
+from anyapi_midjourney import Task, errors
 from anyapi_midjourney_generated import models
 from clients import CASES, EXAMPLE, SYNC, TASK_ID, reply
 
-ERRORS: dict[type[MidjourneyError], str] = {  # each code and number of a case
-    TaskNotFoundError: "code-40 code-97 code-99 pub-70",
-    AuthenticationError: "code-41 code-43 code-44 code-47 code-98 code-99b pub-71",
-    PermissionDeniedError: "code-48 code-49 code-50 code-52 code-53",
-    RateLimitError: "code-56",
-    ServerError: "code-57 code-60-nginx",
-    APIResponseError: "code-60-301",
-    InvalidResponseError: "code-58 code-59 pub-28 pub-34 pub-35 pub-36 pub-37 pub-38 pub-48 pub-69",
+ERRORS: dict[type[errors.MidjourneyError], str] = {  # each code and number of a case
+    errors.TaskNotFoundError: "code-40 code-97 code-99 pub-70",
+    errors.AuthenticationError: "code-41 code-43 code-44 code-47 code-98 code-99b pub-71",
+    errors.PermissionDeniedError: "code-48 code-49 code-50 code-52 code-53",
+    errors.RateLimitError: "code-56",
+    errors.ServerError: "code-57 code-60-nginx",
+    errors.APIResponseError: "code-60-301",
+    errors.InvalidResponseError: "code-58 code-59 pub-28 pub-34 pub-35 pub-36 pub-37 pub-38 pub-48 pub-69",
 }
 TEXTS = ("prompt", "prompt_en", "description", "state", "fail_reason", "video_url")
 TIMES = {"submitted_at": "submitTime", "started_at": "startTime", "finished_at": "finishTime"}
 
 
-def expected_error(name: str) -> type[MidjourneyError] | None:
+def expected_error(name: str) -> type[errors.MidjourneyError] | None:
     found = [error for error, cases in ERRORS.items() if any(f"{name}-".startswith(f"{c}-") for c in cases.split())]
     return found[0] if found else None
 
@@ -71,7 +61,7 @@ def test_a_recorded_response_gives_its_task_or_its_error(name: str) -> None:
     respond = reply(case.get("body", case.get("body_text")), case["http_status"] or 200, **headers)
     task_id = (case.get("body") or {}).get("id") or TASK_ID
     if error := expected_error(name):
-        with pytest.raises(MidjourneyError) as caught:
+        with pytest.raises(errors.MidjourneyError) as caught:
             SYNC.fetch(respond, task_id)
         assert type(caught.value) is error
         assert caught.value.task_id == task_id

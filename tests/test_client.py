@@ -8,10 +8,10 @@ import pickle
 import re
 import socket
 import sys
-import threading
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import anyio
@@ -19,23 +19,12 @@ import httpx
 import pytest
 from pytest_httpx import HTTPXMock
 
-from anyapi_midjourney import (
-    AsyncMidjourney,
-    AuthenticationError,
-    ConfigurationError,
-    InvalidResponseError,
-    Midjourney,
-    MidjourneyError,
-    RateLimitError,
-    ServerError,
-    Task,
-    sandbox,
-)
+from anyapi_midjourney import AsyncMidjourney, Midjourney, Task, errors, sandbox
 from anyapi_midjourney._waiting import Retry
-from anyapi_midjourney_generated import AuthenticatedClient, models
+from anyapi_midjourney_generated import AuthenticatedClient
 from anyapi_midjourney_generated.api.tasks import fetch_task
 from anyapi_midjourney_generated.errors import UnexpectedStatus
-from clients import EXAMPLE, KEY, SYNC, TASK_ID, URL, Client, Stream, example, listening, raises, reply, sequence
+from clients import EXAMPLE, KEY, SYNC, TASK_ID, URL, Client, Stream, example, listening, raises, reply, says, sequence
 
 Server = Callable[[httpx.Request], httpx.Response]
 
@@ -59,13 +48,12 @@ def test_a_real_server_is_asked_by_id_and_by_task_and_for_many(client: Client) -
 
 
 def test_one_client_serves_many_threads() -> None:
-    tasks: list[Task] = []
-    with sandbox.serve() as base_url, Midjourney(sandbox.API_KEY, base_url=base_url) as mj:
-        threads = [threading.Thread(target=lambda: tasks.append(mj.fetch(sandbox.EXAMPLE_ID))) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    with (
+        sandbox.serve() as base_url,
+        Midjourney(sandbox.API_KEY, base_url=base_url) as mj,
+        ThreadPoolExecutor() as pool,
+    ):
+        tasks = list(pool.map(mj.fetch, [sandbox.EXAMPLE_ID] * 8))
     assert tasks == [tasks[0]] * 8
 
 
@@ -78,22 +66,13 @@ def generated(mj: Any, task_id: str = TASK_ID) -> Any:
     return fetch(task_id, client=mj.generated)
 
 
-def test_the_generated_client_works_alone(httpx_mock: HTTPXMock) -> None:
-    httpx_mock.add_response(url=URL, json=EXAMPLE)
-    with AuthenticatedClient("https://www.anyapi.vip", token=KEY) as alone:
-        task = fetch_task.sync(TASK_ID, client=alone)
-    assert isinstance(task, models.Task)
-    assert task.to_dict() == EXAMPLE
-    assert httpx_mock.get_requests()[0].headers["Authorization"] == f"Bearer {KEY}"
-
-
 def test_generated_has_the_same_key_and_errors_but_httpx_transport_errors(client: Client) -> None:
     def signed(request: httpx.Request) -> httpx.Response:
         assert request.headers["Authorization"] == f"Bearer {KEY}"
         return reply()(request)
 
     assert client.run(generated, httpx.MockTransport(signed)).to_dict() == EXAMPLE
-    for server, error in ((reply("", 522), ServerError), (raises(httpx.ConnectError("x")), httpx.ConnectError)):
+    for server, error in ((reply("", 522), errors.ServerError), (raises(httpx.ConnectError("x")), httpx.ConnectError)):
         with pytest.raises(error):
             client.run(generated, httpx.MockTransport(server))
 
@@ -117,16 +96,16 @@ TEMPLATES = ['"{}"', "'{}'", "“{}”", "${{ANYAPI}}", "$ANYAPI", "{{{{ secrets
 
 @pytest.mark.parametrize("key", UNSENDABLE)
 def test_a_key_that_cannot_be_sent_is_refused_and_not_shown(key: Any, client: Client) -> None:
-    with pytest.raises(ConfigurationError, match="ANYAPI_API_KEY") as caught:
+    with pytest.raises(errors.ConfigurationError, match="ANYAPI_API_KEY") as caught:
         client.type(key)
     assert not str(key).strip() or str(key) not in str(caught.value).replace("Bearer", "")
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_quotes_and_templates_around_a_key_or_a_base_url_are_refused_with_the_reason(template: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"API key .*template .*env-file"):
+    with pytest.raises(errors.ConfigurationError, match=r"API key .*template .*env-file"):
         Midjourney(template.format(KEY))
-    with pytest.raises(ConfigurationError, match=r"base URL .*template .*env-file"):
+    with pytest.raises(errors.ConfigurationError, match=r"base URL .*template .*env-file"):
         Midjourney(KEY, base_url=template.format("https://x.example"))
 
 
@@ -157,7 +136,7 @@ NO_BASE_URLS: list[Any] = [
 
 @pytest.mark.parametrize("base_url", NO_BASE_URLS)
 def test_a_base_url_that_is_none_is_refused_and_its_password_not_shown(base_url: Any) -> None:
-    with pytest.raises(ConfigurationError, match="ANYAPI_BASE_URL") as caught:
+    with pytest.raises(errors.ConfigurationError, match="ANYAPI_BASE_URL") as caught:
         Midjourney(KEY, base_url=base_url)
     assert "secret" not in str(caught.value)
 
@@ -199,7 +178,7 @@ def test_a_key_that_is_sent_unencrypted_warns_where_the_client_is_made(monkeypat
     ],
 )
 def test_an_impossible_timeout_or_number_of_retries_is_refused(wrong: dict[str, Any], client: Client) -> None:
-    with pytest.raises(ConfigurationError, match=f"not .*{re.escape(repr(next(iter(wrong.values()))))}"):
+    with pytest.raises(errors.ConfigurationError, match=f"not .*{re.escape(repr(next(iter(wrong.values()))))}"):
         client.type(KEY, **wrong)
 
 
@@ -217,22 +196,23 @@ def test_options_reach_httpx_for_the_api_and_for_downloads(monkeypatch: pytest.M
         given.append(options | {"headers": dict(options["headers"])})
 
     monkeypatch.setattr(httpx, "Client", make)
-    Midjourney(KEY, timeout=7, proxy="http://localhost:1", trust_env=False, http2=False)
-    for downloads, options in zip((True, False), given, strict=True):
-        keep_alive = {"max_keepalive_connections": 0} if downloads else {"keepalive_expiry": 60.0}
-        assert options["limits"] == httpx.Limits(max_connections=16, **keep_alive)
+    Midjourney(KEY, timeout=7, proxy="http://localhost:1", trust_env=False)
+    downloads, api = given
+    assert downloads["limits"] == httpx.Limits(max_connections=16, max_keepalive_connections=0)
+    assert api["limits"] == httpx.Limits(max_connections=16, keepalive_expiry=60.0)
+    assert ("auth" in downloads, "auth" in api) == (False, True)
+    for options, encoding in ((downloads, "identity"), (api, "gzip")):
+        assert options["headers"]["Accept-Encoding"] == encoding
         assert options["timeout"] == httpx.Timeout(7, pool=None)
-        assert options.items() >= {"proxy": "http://localhost:1", "trust_env": False, "http2": False}.items()
-        assert ("auth" in options) is not downloads
-        assert options["headers"]["Accept-Encoding"] == ("identity" if downloads else "gzip")
-    Midjourney(KEY, limits=httpx.Limits(max_connections=1), verify=False)
+        assert options.items() >= {"proxy": "http://localhost:1", "trust_env": False}.items()
+    Midjourney(KEY, limits=httpx.Limits(max_connections=1))
     assert [options["limits"].max_connections for options in given[2:]] == [1, 1]
 
 
 def test_options_that_httpx_refuses_are_a_configuration_error() -> None:
     wrong: Any
     for wrong in ({"proxy": "nonsense"}, {"event_hooks": {"response": len}}, {"verify": "/no/such/file"}):
-        with pytest.raises(ConfigurationError, match="httpx cannot use the options"):
+        with pytest.raises(errors.ConfigurationError, match="httpx cannot use the options"):
             Midjourney(KEY, **wrong)
 
 
@@ -251,7 +231,9 @@ def test_an_unusable_variable_of_the_environment_is_named_with_its_offending_par
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")  # which is in order
     monkeypatch.setenv(variable, value)
-    with pytest.raises(ConfigurationError, match=re.escape(f"{part} in the environment variable {variable}")) as caught:
+    with pytest.raises(
+        errors.ConfigurationError, match=re.escape(f"{part} in the environment variable {variable}")
+    ) as caught:
         client.type(KEY)
     assert "secret" not in str(caught.value)
 
@@ -259,21 +241,15 @@ def test_an_unusable_variable_of_the_environment_is_named_with_its_offending_par
 def test_a_socks_proxy_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "socksio", None)
     monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:1080")
-    with pytest.raises(ConfigurationError, match=r"'socks5' in .*all_proxy.*anyapi-midjourney\[socks\]"):
+    with pytest.raises(errors.ConfigurationError, match=r"'socks5' in .*all_proxy.*anyapi-midjourney\[socks\]"):
         Midjourney(KEY)
-
-
-def proxied(connection: socket.socket) -> None:
-    """A proxy that answers itself."""
-    assert connection.recv(65536).startswith(b"GET http://anyapi.invalid/mj/task/1/fetch")
-    connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{"id":"1"}')
 
 
 def test_proxies_of_the_environment_are_used_but_not_with_the_sandboxs_key(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with listening(proxied) as address:
-        monkeypatch.setenv("http_proxy", address)
+    with listening(says(b'{"id":"1"}')) as proxy:
+        monkeypatch.setenv("http_proxy", proxy)
         with pytest.warns(UserWarning, match="unencrypted"):
             task = client.fetch(reply(), "1", transport=None, base_url="http://anyapi.invalid")
     assert task.id == "1"
@@ -293,41 +269,34 @@ def test_a_client_is_neither_pickled_nor_copied(client: Client) -> None:
 
 
 def forked(action: Callable[[], object]) -> str:
-    """The result or the error of an action, in a forked process."""
+    """How an action ends in a forked process."""
     reading, writing = os.pipe()
     if not (child := os.fork()):
         try:
-            shown = repr(action())
+            os.write(writing, repr(action()).encode())
         except BaseException as error:  # noqa: BLE001
-            shown = repr(error)
-        os.write(writing, shown.encode())
+            os.write(writing, repr(error).encode())
         os._exit(0)
-    os.close(writing)
     os.waitpid(child, 0)
-    with open(reading, encoding="utf-8") as pipe:  # noqa: PTH123
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
         return pipe.read()
 
 
 def test_a_client_used_after_a_fork_raises_in_the_child(client: Client) -> None:
     mj = client.type(KEY, transport=httpx.MockTransport(reply()))
-    for method in (lambda: mj.fetch(TASK_ID), lambda: mj.download(example()), lambda: generated(mj)):
-        assert forked(lambda: client.call(method)).startswith("ConfigurationError('This client was made in another")
+    for method, argument in ((mj.fetch, TASK_ID), (mj.download, example()), (generated, mj)):
+        assert forked(partial(client.call, method, argument)).startswith("ConfigurationError('This client was made in")
     assert client.call(mj.fetch, TASK_ID).id == TASK_ID
 
 
 def test_closing_a_client_in_a_forked_child_is_silent_and_leaves_the_parents_connection_open() -> None:
-    def two_fetches_on_one_connection(connection: socket.socket) -> None:
-        body = json.dumps(EXAMPLE).encode()
-        for _ in range(2):
-            connection.recv(65536)
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
-
-    with listening(two_fetches_on_one_connection) as base_url, Midjourney(KEY, base_url=base_url) as mj:
+    body = json.dumps(EXAMPLE).encode()
+    with listening(says(body, times=2)) as base_url, Midjourney(KEY, base_url=base_url) as mj:
         mj.fetch(TASK_ID)
         assert forked(mj.close) == "None"
         assert mj.fetch(TASK_ID).id == TASK_ID
-    unused = AsyncMidjourney(KEY)
-    assert forked(lambda: anyio.run(unused.aclose)) == "None"
+    assert forked(partial(anyio.run, AsyncMidjourney(KEY).aclose)) == "None"
 
 
 def crossed(listener: socket.socket) -> None:
@@ -339,36 +308,12 @@ def crossed(listener: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("fetch", [lambda mj, task_id: mj.fetch(task_id), generated], ids=["fetch", "generated"])
-def test_a_server_that_crosses_two_responses_gives_no_task(fetch: Callable[[Any, str], Any]) -> None:
-    errors: list[object] = []
-
-    async def attempt(mj: AsyncMidjourney, task_id: str) -> None:
-        with pytest.raises(InvalidResponseError, match="is about another task") as caught:
-            await fetch(mj, task_id)
-        errors.append(caught.value)
-
-    async def main(base_url: str) -> None:
-        async with AsyncMidjourney(KEY, base_url=base_url) as mj, anyio.create_task_group() as group:
-            group.start_soon(attempt, mj, "1")
-            group.start_soon(attempt, mj, "2")
-
-    def in_a_thread(mj: Midjourney, task_id: str) -> None:
-        try:
-            fetch(mj, task_id)
-        except InvalidResponseError as error:
-            errors.append(error)
-
-    with listening(crossed, accept=False) as base_url, Midjourney(KEY, base_url=base_url) as mj:
-        threads = [threading.Thread(target=in_a_thread, args=(mj, task_id)) for task_id in "12"]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert len(errors) == 2
-    for backend in ("asyncio", "trio"):
-        with listening(crossed, accept=False) as base_url:
-            anyio.run(main, base_url, backend=backend)
-    assert len(errors) == 6
+def test_a_server_that_crosses_two_responses_gives_no_task(fetch: Callable[[Any, str], Any], client: Client) -> None:
+    with listening(crossed, accept=False) as base_url, ThreadPoolExecutor() as pool:
+        scripts = [partial(fetch, task_id=task_id) for task_id in "12"]
+        for future in [pool.submit(client.run, script, base_url=base_url) for script in scripts]:
+            with pytest.raises(errors.InvalidResponseError, match="is about another task"):
+                future.result()
 
 
 @pytest.mark.parametrize("sent", ["", None, 7, "TASK-a"])
@@ -396,16 +341,14 @@ def test_hooks_see_every_response_after_it_was_read_and_none_with_the_key(client
         seen.append((await response.aread()).decode())
 
     hooks = (before, after) if client.name == "sync" else (async_before, async_after)
-    options: Any = {"event_hooks": {"request": [hooks[0]], "response": [hooks[1]]}}
-    client.fetch(reply({"id": TASK_ID}), **options)
-    with pytest.raises(AuthenticationError):
-        client.fetch(reply(f"wrong key {KEY}", 401), **options)
-    assert seen == [URL, f'{{"id": "{TASK_ID}"}}', URL, "wrong key [key]"]
+    with pytest.raises(errors.AuthenticationError):
+        client.fetch(reply(f"wrong key {KEY}", 401), event_hooks={"request": [hooks[0]], "response": [hooks[1]]})
+    assert seen == [URL, "wrong key [key]"]
 
 
 def test_a_hook_may_raise_for_status(pauses: list[float]) -> None:
     hooks = {"response": [httpx.Response.raise_for_status]}
-    with pytest.raises(AuthenticationError):
+    with pytest.raises(errors.AuthenticationError):
         SYNC.fetch(reply("", 401), event_hooks=hooks, max_retries=2)
     assert pauses == []
 
@@ -421,55 +364,48 @@ def test_a_transient_fault_is_retried_after_growing_pauses(fault: Server, client
     assert client.fetch(sequence(fault, fault, reply()), max_retries=2).succeeded
     first, second = pauses
     assert 0.25 <= first <= 0.5 <= second <= 1.0
-    with pytest.raises(MidjourneyError):
+    with pytest.raises(errors.MidjourneyError):
         client.fetch(sequence(fault, fault), max_retries=1)
 
 
 @pytest.mark.parametrize("fault", FINAL)
 def test_a_final_error_is_not_retried(fault: Server, client: Client, pauses: list[float]) -> None:
-    with pytest.raises(MidjourneyError):
+    with pytest.raises(errors.MidjourneyError):
         client.fetch(sequence(fault), max_retries=2)
     assert pauses == []
 
 
 @pytest.mark.parametrize(("asked", "least", "most"), [("7", 7, 7.5), ("0", 0.5, 1), ("3600", 30, 30), ("30", 30, 30)])
 def test_retry_after_is_obeyed_up_to_half_a_minute(asked: str, least: float, most: float) -> None:
-    error = RateLimitError(429, {"retry-after": asked}, "")
+    error = errors.RateLimitError(429, {"retry-after": asked}, "")
     pauses = {Retry(1).backoff_or_raise(error) for _ in range(20)}
     assert least <= min(pauses) <= max(pauses) <= most
     assert len(pauses) > 10 or least == most  # no two clients return together
 
 
 def test_pauses_grow_to_eight_seconds_and_are_longer_for_an_overloaded_gateway() -> None:
-    retry, error = Retry(12), ServerError(502, {}, "")
+    retry, error = Retry(12), errors.ServerError(502, {}, "")
     pauses = [retry.backoff_or_raise(error) for _ in range(12)]
     assert 0.25 <= pauses[0] <= 0.5
     assert 4 <= max(pauses) <= 8
-    with pytest.raises(ServerError):
+    with pytest.raises(errors.ServerError):
         retry.backoff_or_raise(error)
-    overloaded = ServerError(503, {}, {"error": {"code": "system_cpu_overloaded"}})
+    overloaded = errors.ServerError(503, {}, {"error": {"code": "system_cpu_overloaded"}})
     assert 5 <= Retry(1).backoff_or_raise(overloaded) <= 6
 
 
 def test_a_closed_client_says_so(client: Client, pauses: list[float]) -> None:
     mj = client.type(KEY, transport=httpx.MockTransport(reply()))
     client.call(mj.fetch, TASK_ID)
-    client.call(mj.close if client.name == "sync" else mj.aclose)
-    with pytest.raises(ConfigurationError, match="closed: make a new one"):
+    client.close(mj)
+    with pytest.raises(errors.ConfigurationError, match="closed: make a new one"):
         client.call(mj.fetch, TASK_ID)
     assert pauses == []
 
 
-def test_with_may_come_after_the_first_fetch() -> None:
-    mj = Midjourney(KEY, transport=httpx.MockTransport(reply()))
-    mj.fetch(TASK_ID)
-    with mj:
-        mj.fetch(TASK_ID)
-
-
 def test_a_key_in_the_place_of_an_id_is_not_sent(client: Client) -> None:
     for given in (KEY, KEY.removeprefix("sk-")):
-        with pytest.raises(ConfigurationError, match="is an API key") as caught:
+        with pytest.raises(errors.ConfigurationError, match="is an API key") as caught:
             client.fetch(raises(AssertionError()), given)
         assert given not in f"{caught.value!r} {vars(caught.value)}"
 
@@ -505,13 +441,11 @@ def test_many_tasks_are_fetched_in_one_request_and_a_missing_one_singly(client: 
     assert list(found) == ["1", "a", "2"]
 
 
-def test_a_list_that_a_database_fault_empties_is_asked_for_again(client: Client) -> None:
-    transport, asked = gateway(lists=[reply([]), reply([{"id": "1"}, {"id": "2"}])])
-    assert [*many(client, transport, ["1", "2"])] == ["1", "2"]
-    assert asked == ["1,2", "1,2"]
-    transport, asked = gateway(lists=[reply([]), reply([])])
-    assert [*many(client, transport, ["1", "2", "3"])] == ["1", "2"]
-    assert asked == ["1,2,3", "1,2,3", "1", "2", "3"]
+def test_an_empty_list_is_asked_for_again_and_then_each_task_as_after_a_database_fault(client: Client) -> None:
+    for second, singly in ((reply([{"id": "1"}, {"id": "2"}]), []), (reply([]), ["1", "2"])):
+        transport, asked = gateway(lists=[reply([]), second])
+        assert [*many(client, transport, ["1", "2"])] == ["1", "2"]
+        assert asked == ["1,2", "1,2", *singly]
 
 
 @pytest.mark.parametrize("absent", [reply("", 404), reply("", 405), reply("", 501), reply("<html>"), reply({"a": 1})])
@@ -522,7 +456,7 @@ def test_a_gateway_without_a_list_is_asked_for_each_task(absent: Server, client:
 
 def test_a_refused_list_is_an_error_and_thousands_of_ids_are_several_lists(client: Client) -> None:
     transport, asked = gateway(lists=[reply("", 401)])
-    with pytest.raises(AuthenticationError):
+    with pytest.raises(errors.AuthenticationError):
         many(client, transport, ["1"])
     ids = [f"id-{number}" for number in range(1001)]
     rows = [{"id": task_id} for task_id in ids]
@@ -541,17 +475,10 @@ def packed(body: bytes, encoding: str) -> Server:
     return lambda _: httpx.Response(200, headers={"content-encoding": encoding}, stream=Stream(body[:9], body[9:]))
 
 
-@pytest.mark.parametrize(
-    ("body", "encoding"),
-    [
-        (gzip.compress(PLAIN), "gzip"),
-        (gzip.compress(PLAIN), " GZIP "),
-        (PLAIN, "identity"),
-        (b"\xef\xbb\xbf" + PLAIN, ""),
-        (b" " * (7 * 2**20) + PLAIN, ""),
-    ],
-)
-def test_a_body_is_unpacked(body: bytes, encoding: str, client: Client) -> None:
+@pytest.mark.parametrize("encoding", ["gzip", " GZIP ", "identity", ""])
+def test_a_body_is_unpacked(encoding: str, client: Client) -> None:
+    body = b"\xef\xbb\xbf" + b" " * 2**20 + PLAIN
+    body = gzip.compress(body) if encoding.strip().lower() == "gzip" else body
     assert client.fetch(packed(body, encoding)).raw.to_dict() == EXAMPLE
 
 
@@ -567,16 +494,17 @@ LARGE = b" " * (9 * 2**20) + PLAIN
         (PLAIN, "br", "Content-Encoding br, which was not asked for"),
         (gzip.compress(gzip.compress(PLAIN)), "gzip, gzip", "Content-Encoding gzip, gzip, which was not asked for"),
         (PLAIN, "gzip", "not the gzip that it is labelled as"),
+        *[
+            (body, "", "not a response of the task API")
+            for body in (b"[" * 10**5, b'{"id":' + b"9" * 5000 + b"}", b"\xff")
+        ],
         (gzip.compress(PLAIN)[:-20], "gzip", "not a response of the task API"),
-        (b"[" * 100_000, "", "not a response of the task API"),
-        (b'{"id":' + b"9" * 5000 + b"}", "", "not a response of the task API"),
-        (b"\xff\xfe\x00", "", "not a response of the task API"),
     ],
 )
 def test_a_body_that_is_too_large_or_cannot_be_read_is_an_invalid_response(
     body: bytes, encoding: str, text: str, client: Client
 ) -> None:
-    with pytest.raises(InvalidResponseError, match=text):
+    with pytest.raises(errors.InvalidResponseError, match=text):
         client.fetch(packed(body, encoding))
 
 
@@ -585,13 +513,12 @@ def test_an_endless_body_is_read_no_further_than_the_limit(client: Client) -> No
 
     def endless(connection: socket.socket) -> None:
         nonlocal sent
-        with suppress(OSError):
-            connection.recv(65536)
-            connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-            while True:
-                sent += connection.send(b" " * 2**16)
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            sent += connection.send(b" " * 2**16)
 
-    with listening(endless) as base_url, pytest.raises(InvalidResponseError, match="more than 8 MiB"):
+    with listening(endless) as base_url, pytest.raises(errors.InvalidResponseError, match="more than 8 MiB"):
         client.fetch(reply(), transport=None, base_url=base_url)
     assert sent < 32 * 2**20  # buffers on the way included
 

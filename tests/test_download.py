@@ -16,22 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anyapi_midjourney import (
-    APIConnectionError,
-    AsyncMidjourney,
-    ConfigurationError,
-    DownloadError,
-    Midjourney,
-    MidjourneyError,
-    RateLimitError,
-    ServerError,
-    Task,
-    _download,
-    sandbox,
-)
+from anyapi_midjourney import AsyncMidjourney, Midjourney, Task, _download, errors, sandbox
 from anyapi_midjourney._download import Download, absolute_url, saved_picture
 from anyapi_midjourney.errors import Json
-from clients import KEY, SYNC, TASK_ID, Client, Stream, example, listening, raises, reply, sequence
+from clients import KEY, SYNC, TASK_ID, Client, Stream, example, listening, raises, reply, says, sequence
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40
 NAME = f"{TASK_ID}.png"
@@ -235,25 +223,29 @@ S3_REFUSAL = b'<?xml version="1.0"?><Error><Code>AccessDenied</Code><Message>Req
 @pytest.mark.parametrize(
     ("server", "error", "text"),
     [
-        (reply(b"<!doctype html><html>"), DownloadError, r"not a picture; it begins with \"<!doctype html>"),
-        (reply(b""), DownloadError, "not a picture"),
-        (reply(b"<svg onload=alert(1)>"), DownloadError, "not a picture"),
-        (reply(PNG, 206), DownloadError, "HTTP 206"),
+        (reply(b"<!doctype html><html>"), errors.DownloadError, r"not a picture; it begins with \"<!doctype html>"),
+        (reply(b""), errors.DownloadError, "not a picture"),
+        (reply(b"<svg onload=alert(1)>"), errors.DownloadError, "not a picture"),
+        (reply(PNG, 206), errors.DownloadError, "HTTP 206"),
         (
             reply({"error": "midjourney_task_not_found"}, 400),
-            DownloadError,
+            errors.DownloadError,
             r'^"midjourney_task_not_found" \(HTTP 400\)',
         ),
-        (reply("This content is no longer available.", 404), DownloadError, '^"This content is no longer available."'),
-        (reply(S3_REFUSAL, 403), DownloadError, r'^"Request has expired\." \(HTTP 403\)'),
-        (reply(b"", 401), DownloadError, "Could not download the picture from cdn.example.com"),
-        (reply({"error": "http_get_image_failed"}, 500), ServerError, r'^"http_get_image_failed" \(HTTP 500\)'),
-        (reply(b"", 429), RateLimitError, "HTTP 429"),
-        (reply(b"", 302, location="http://[::1"), MidjourneyError, "cdn.example.com"),
-        (reply(b"", 302, location="https://xn--a.com/"), APIConnectionError, "cdn.example.com"),
-        (reply(b"", 304), DownloadError, "HTTP 304"),
-        (reply(b"x" * 100, content_encoding="gzip"), DownloadError, '"gzip", which was not asked for'),
-        (raises(httpx.ConnectError("refused")), APIConnectionError, r"from cdn\.example\.com"),
+        (
+            reply("This content is no longer available.", 404),
+            errors.DownloadError,
+            '^"This content is no longer available."',
+        ),
+        (reply(S3_REFUSAL, 403), errors.DownloadError, r'^"Request has expired\." \(HTTP 403\)'),
+        (reply(b"", 401), errors.DownloadError, "Could not download the picture from cdn.example.com"),
+        (reply({"error": "http_get_image_failed"}, 500), errors.ServerError, r'^"http_get_image_failed" \(HTTP 500\)'),
+        (reply(b"", 429), errors.RateLimitError, "HTTP 429"),
+        (reply(b"", 302, location="http://[::1"), errors.MidjourneyError, "cdn.example.com"),
+        (reply(b"", 302, location="https://xn--a.com/"), errors.APIConnectionError, "cdn.example.com"),
+        (reply(b"", 304), errors.DownloadError, "HTTP 304"),
+        (reply(b"x" * 100, content_encoding="gzip"), errors.DownloadError, '"gzip", which was not asked for'),
+        (raises(httpx.ConnectError("refused")), errors.APIConnectionError, r"from cdn\.example\.com"),
     ],
 )
 def test_what_is_no_picture_is_an_error_and_leaves_nothing(
@@ -261,32 +253,30 @@ def test_what_is_no_picture_is_an_error_and_leaves_nothing(
 ) -> None:
     with pytest.raises(error, match=text) as caught:
         save(client, server)
-    assert isinstance(caught.value, MidjourneyError)
+    assert isinstance(caught.value, errors.MidjourneyError)
     assert caught.value.task_id == TASK_ID
     assert files() == []
 
 
 def test_a_refusal_says_when_the_signed_link_expired() -> None:
-    with pytest.raises(DownloadError, match=r"^HTTP 403\. The signed link expired on 2024-11-04 at 08:17 UTC"):
+    with pytest.raises(errors.DownloadError, match=r"^HTTP 403\. The signed link expired on 2024-11-04 at 08:17 UTC"):
         save(SYNC, reply(b"", 403), picture=task(SIGNED))
-    with pytest.raises(DownloadError, match=r"^HTTP 403\. Could not download the picture from cdn\.example\.com"):
+    with pytest.raises(
+        errors.DownloadError, match=r"^HTTP 403\. Could not download the picture from cdn\.example\.com"
+    ):
         save(SYNC, reply(b"", 403), picture=task(SIGNED.replace("ex=6", "ex=f")))
     assert save(SYNC, reply(PNG), picture=task(SIGNED)).exists()  # our clock may be wrong
 
 
 def test_a_picture_larger_than_the_limit_is_refused(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_download, "MAX_SIZE", 2**20)
-    with pytest.raises(DownloadError, match="larger than 1 MiB"):
+    with pytest.raises(errors.DownloadError, match="larger than 1 MiB"):
         save(client, lambda _: httpx.Response(200, stream=Stream(PNG, bytes(2**19), bytes(2**19), PNG)))
     assert files() == []
 
 
 def test_a_body_that_is_cut_off_is_no_picture(client: Client) -> None:
-    def cut(connection: socket.socket) -> None:
-        connection.recv(65536)
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(PNG) + 1, PNG))
-
-    with listening(cut) as base_url, pytest.raises(APIConnectionError):
+    with listening(says(PNG, length=len(PNG) + 1)) as base_url, pytest.raises(errors.APIConnectionError):
         save(client, None, picture=task(f"{base_url}/x"), base_url=base_url)
     assert files() == []
 
@@ -297,7 +287,7 @@ def test_transient_errors_are_retried_and_leave_nothing(client: Client, pauses: 
 
     assert save(client, sequence(broken, reply(b"", 503), reply(PNG)), max_retries=2).read_bytes() == PNG
     assert len(pauses) == 2
-    with pytest.raises(APIConnectionError):
+    with pytest.raises(errors.APIConnectionError):
         save(client, sequence(broken, broken), "other", max_retries=1)
     assert files() == [NAME]
 
@@ -307,10 +297,10 @@ def test_the_picture_of_an_answered_window_is_retried_for_45_seconds(client: Cli
     refusals = [reply(b"", status) for status in (403, 500)] * 4
     assert save(client, sequence(*refusals, reply(PNG)), picture=answered).exists()
     assert 40 <= sum(pauses) <= 45
-    with pytest.raises(ServerError, match="after its next refresh"):
+    with pytest.raises(errors.ServerError, match="after its next refresh"):
         save(client, sequence(*refusals, reply(b"", 403)), "other", answered)
     for other in (task("/mj/image/1"), task(CDN, action="MODAL")):
-        with pytest.raises(DownloadError):
+        with pytest.raises(errors.DownloadError):
             save(client, sequence(reply(b"", 403)), "other", other)
 
 
@@ -370,7 +360,7 @@ REFUSED_URLS = [
 
 @pytest.mark.parametrize("fields", [*NO_PICTURE, *({"imageUrl": url} for url in REFUSED_URLS)], ids=str)
 def test_a_task_without_a_picture_or_with_a_refused_url_sends_nothing(fields: dict[str, Any]) -> None:
-    with pytest.raises(DownloadError) as caught:
+    with pytest.raises(errors.DownloadError) as caught:
         save(SYNC, raises(AssertionError()), picture=task(**{"url": CDN, **fields}))
     assert str(caught.value).isprintable()
     assert files() == []
@@ -408,7 +398,7 @@ def test_the_gateway_gets_the_key_only_after_a_401_and_a_host_that_it_redirects_
     server, asked = route(cdn_example_com=reply(b"", 401), www_anyapi_vip=reply(b"", 401))
     for url, signed in ((CDN, [False]), ("/mj/image/1", [False, True])):
         asked.clear()
-        with pytest.raises(DownloadError, match="HTTP 401"):
+        with pytest.raises(errors.DownloadError, match="HTTP 401"):
             save(client, server, "other", task(url))
         assert ["authorization" in request.headers for request in asked] == signed
 
@@ -421,7 +411,7 @@ LOCATIONS = {"http://cdn.example.com/x": 1, "https://localhost/x": 1, "https://1
 )
 def test_each_redirect_is_checked(location: str, requests: int, client: Client) -> None:
     server, asked = route(cdn_example_com=to(location))
-    with pytest.raises(MidjourneyError):
+    with pytest.raises(errors.MidjourneyError):
         save(client, server)
     assert len(asked) == requests
 
@@ -455,7 +445,7 @@ def test_a_name_that_resolves_to_a_private_address_is_sent_nothing(
     received: list[bytes] = []
     with listening(lambda connection: received.append(connection.recv(65536))) as base_url:
         resolve_to(monkeypatch, address)
-        with pytest.raises(DownloadError, match=r'host "evil\.com" is private or loopback'):
+        with pytest.raises(errors.DownloadError, match=r'host "evil\.com" is private or loopback'):
             save(client, None, picture=task(f"http://evil.com:{base_url.rpartition(':')[2]}/"), max_retries=2)
     assert b"".join(received) == b""
 
@@ -463,12 +453,8 @@ def test_a_name_that_resolves_to_a_private_address_is_sent_nothing(
 def test_a_proxy_resolves_names_itself(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     resolve_to(monkeypatch, "10.0.0.1")
 
-    def proxy(connection: socket.socket) -> None:
-        assert connection.recv(65536).startswith(b"GET http://cdn.example.com/x HTTP/1.1\r\n")
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(PNG), PNG))
-
-    with listening(proxy) as address:
-        assert save(client, None, picture=task("http://cdn.example.com/x"), proxy=address).read_bytes() == PNG
+    with listening(says(PNG)) as proxy:
+        assert save(client, None, picture=task("http://cdn.example.com/x"), proxy=proxy).read_bytes() == PNG
 
 
 # The caller
@@ -481,9 +467,9 @@ def test_hooks_of_the_caller_do_not_see_downloads(client: Client) -> None:
 
 def test_a_wrong_task_or_a_closed_client_is_an_error_before_anything_is_sent(client: Client) -> None:
     for wrong in (7, "a/b", KEY):
-        with pytest.raises(ConfigurationError):
+        with pytest.raises(errors.ConfigurationError):
             save(client, raises(AssertionError()), picture=wrong)
     mj = client.type(KEY)
-    client.call(mj.close if client.name == "sync" else mj.aclose)
-    with pytest.raises(ConfigurationError, match="closed"):
+    client.close(mj)
+    with pytest.raises(errors.ConfigurationError, match="closed"):
         client.call(mj.download, task())

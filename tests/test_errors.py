@@ -36,6 +36,7 @@ from clients import EXAMPLE, SYNC, TASK_ID, Client, Stream, example, raises, rep
 TASK = example()
 UNTRUSTED = httpx.ConnectError("self-signed")
 UNTRUSTED.__cause__ = ssl.SSLCertVerificationError("self-signed")
+XML = '<?xml version="1.0"?><Error><Message>Request has expired</Message></Error>'
 HTML = "<!doctype html><html><head><title>New API</title></head></html>"
 
 
@@ -51,46 +52,41 @@ def error_of(status: int, body: Json, **headers: str) -> APIResponseError:
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "error", "is_transient"),
+    ("error", "is_transient", "status", "bodies"),
     [
-        *[(200, body, InvalidResponseError, False) for body in ([], {}, None, 7, {"code": True}, {"code": "4"})],
-        *[(200, body, InvalidResponseError, True) for body in (HTML, '{"id": "17', "x")],
-        (200, "", TaskNotFoundError, False),
-        (204, "", TaskNotFoundError, False),
-        (204, EXAMPLE, TaskNotFoundError, False),
-        (200, {"code": 1, "data": {"id": "1"}}, InvalidResponseError, False),
-        (200, {"code": 4, "description": "任务不存在", "result": None}, TaskNotFoundError, False),
-        (299, EXAMPLE, InvalidResponseError, False),
-        (300, "", APIResponseError, False),
-        (304, "", APIResponseError, False),
-        (400, {"error": {"message": "no"}}, APIResponseError, False),
-        (400, {"code": 4, "id": "1"}, APIResponseError, False),
-        (401, "", AuthenticationError, False),
-        (402, "", APIResponseError, False),
-        (403, {"error": {"message": "banned"}}, PermissionDeniedError, False),
-        (403, HTML, ServerError, True),
-        (404, HTML, InvalidResponseError, True),
-        (404, {"code": 4}, TaskNotFoundError, False),
-        (404, {"error": "not found"}, APIResponseError, False),
-        (404, {"error": {"type": "invalid_request_error"}}, InvalidResponseError, False),
-        (408, "", APIResponseError, True),
-        (409, "", APIResponseError, False),
-        (429, {"error": {"code": "insufficient_quota"}}, RateLimitError, True),
-        (500, {"code": 4}, ServerError, True),
-        (522, HTML, ServerError, True),
-        (600, {}, InvalidResponseError, True),
-        (999, EXAMPLE, InvalidResponseError, True),
+        (InvalidResponseError, False, 200, [[], {}, None, 7, {"code": True}, {"code": "4"}, {"code": 1, "data": {}}]),
+        (InvalidResponseError, True, 200, [HTML, '{"id": "17', "x"]),
+        (InvalidResponseError, False, 299, [EXAMPLE]),
+        (InvalidResponseError, True, 404, [HTML]),
+        (InvalidResponseError, False, 404, [{"error": {"type": "invalid_request_error"}}]),
+        (InvalidResponseError, True, 600, [{}, EXAMPLE]),
+        (TaskNotFoundError, False, 200, ["", {"code": 4, "description": "任务不存在", "result": None}]),
+        (TaskNotFoundError, False, 204, ["", EXAMPLE]),
+        (TaskNotFoundError, False, 404, [{"code": 4}]),
+        *((APIResponseError, False, status, ["", {}, XML]) for status in (300, 304, 400, 402, 409, 418)),
+        (APIResponseError, False, 400, [{"error": {"message": "no"}}, {"code": 4, "id": "1"}]),
+        (APIResponseError, False, 404, [{"error": "not found"}, XML]),
+        (APIResponseError, True, 408, [""]),
+        (AuthenticationError, False, 401, ["", HTML]),
+        (PermissionDeniedError, False, 403, [{"error": {"message": "banned"}}, "", XML]),
+        (ServerError, True, 403, [HTML]),
+        (ServerError, True, 500, [{"code": 4}, HTML]),
+        (ServerError, True, 522, [HTML]),
+        (RateLimitError, True, 429, [{"error": {"code": "insufficient_quota"}}]),
     ],
 )
-def test_status_and_shape_decide_which_error_it_is(status: int, body: Json, error: type, is_transient: bool) -> None:
-    found = error_of(status, body)
-    assert (type(found), found.is_transient) == (error, is_transient)
+def test_status_and_shape_decide_which_error_it_is(
+    error: type, is_transient: bool, status: int, bodies: list[Json]
+) -> None:
+    for body in bodies:
+        found = error_of(status, body)
+        assert (type(found), found.is_transient) == (error, is_transient), body
 
 
-@pytest.mark.parametrize("status", [200, 201, 202, 203, 206])
-def test_a_task_with_any_status_of_success_is_no_error(status: int) -> None:
-    assert error_from_response(status, {}, EXAMPLE) is None
-    assert task_fields(status, {}, EXAMPLE, TASK_ID) == EXAMPLE
+def test_a_task_with_any_status_of_success_is_no_error() -> None:
+    for status in (200, 201, 202, 203, 206):
+        assert error_from_response(status, {}, EXAMPLE) is None
+        assert task_fields(status, {}, EXAMPLE, TASK_ID) == EXAMPLE
 
 
 @pytest.mark.parametrize(
@@ -104,6 +100,7 @@ def test_a_task_with_any_status_of_success_is_no_error(status: int) -> None:
         ({"detail": "Not Found"}, None, "Not Found", None),
         ({"error": {"code": [1], "message": {}}}, None, "", None),
         (HTML, None, "New API", None),
+        (XML, None, "Request has expired", None),
         ("<html>", None, "", None),
         ("Authorization header missing.", None, "Authorization header missing.", None),
         ("", None, "", None),
