@@ -51,30 +51,30 @@ def error_of(status: int, body: Json, **headers: str) -> APIResponseError:
     return caught.value
 
 
-@pytest.mark.parametrize(
-    ("error", "is_transient", "status", "bodies"),
-    [
-        (InvalidResponseError, False, 200, [[], {}, None, 7, {"code": True}, {"code": "4"}, {"code": 1, "data": {}}]),
-        (InvalidResponseError, True, 200, [HTML, '{"id": "17', "x"]),
-        (InvalidResponseError, False, 299, [EXAMPLE]),
-        (InvalidResponseError, True, 404, [HTML]),
-        (InvalidResponseError, False, 404, [{"error": {"type": "invalid_request_error"}}]),
-        (InvalidResponseError, True, 600, [{}, EXAMPLE]),
-        (TaskNotFoundError, False, 200, ["", {"code": 4, "description": "任务不存在", "result": None}]),
-        (TaskNotFoundError, False, 204, ["", EXAMPLE]),
-        (TaskNotFoundError, False, 404, [{"code": 4}]),
-        *((APIResponseError, False, status, ["", {}, XML]) for status in (300, 304, 400, 402, 409, 418)),
-        (APIResponseError, False, 400, [{"error": {"message": "no"}}, {"code": 4, "id": "1"}]),
-        (APIResponseError, False, 404, [{"error": "not found"}, XML]),
-        (APIResponseError, True, 408, [""]),
-        (AuthenticationError, False, 401, ["", HTML]),
-        (PermissionDeniedError, False, 403, [{"error": {"message": "banned"}}, "", XML]),
-        (ServerError, True, 403, [HTML]),
-        (ServerError, True, 500, [{"code": 4}, HTML]),
-        (ServerError, True, 522, [HTML]),
-        (RateLimitError, True, 429, [{"error": {"code": "insufficient_quota"}}]),
-    ],
-)
+MEANINGS: list[tuple[type[APIResponseError], bool, int, list[Json]]] = [
+    (InvalidResponseError, False, 200, [[], {}, None, 7, {"code": True}, {"code": "4"}, {"code": 1, "data": {}}]),
+    (InvalidResponseError, True, 200, [HTML, '{"id": "17', "x"]),
+    (InvalidResponseError, False, 299, [EXAMPLE]),
+    (InvalidResponseError, True, 404, [HTML]),
+    (InvalidResponseError, False, 404, [{"error": {"type": "invalid_request_error"}}]),
+    (InvalidResponseError, True, 600, [{}, EXAMPLE]),
+    (TaskNotFoundError, False, 200, ["", {"code": 4, "description": "任务不存在", "result": None}]),
+    (TaskNotFoundError, False, 204, ["", EXAMPLE]),
+    (TaskNotFoundError, False, 404, [{"code": 4}]),
+    *((APIResponseError, False, status, ["", {}, XML]) for status in (300, 304, 400, 402, 409, 418)),
+    (APIResponseError, False, 400, [{"error": {"message": "no"}}, {"code": 4, "id": "1"}]),
+    (APIResponseError, False, 404, [{"error": "not found"}, XML]),
+    (APIResponseError, True, 408, [""]),
+    (AuthenticationError, False, 401, ["", HTML]),
+    (PermissionDeniedError, False, 403, [{"error": {"message": "banned"}}, "", XML]),
+    (ServerError, True, 403, [HTML]),
+    (ServerError, True, 500, [{"code": 4}, HTML]),
+    (ServerError, True, 522, [HTML]),
+    (RateLimitError, True, 429, [{"error": {"code": "insufficient_quota"}}]),
+]
+
+
+@pytest.mark.parametrize(("error", "is_transient", "status", "bodies"), MEANINGS)
 def test_status_and_shape_decide_which_error_it_is(
     error: type, is_transient: bool, status: int, bodies: list[Json]
 ) -> None:
@@ -171,7 +171,10 @@ def test_a_page_made_to_be_slow_to_search_is_not_slow() -> None:
     ],
 )
 def test_no_response_is_a_connection_error(cause: Exception, error: type, is_transient: bool, client: Client) -> None:
-    for server in (raises(cause), lambda _: httpx.Response(200, stream=Stream(b'{"id":', cause))):
+    def breaks_off(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, stream=Stream(b'{"id":', cause))
+
+    for server in (raises(cause), breaks_off):
         with pytest.raises(MidjourneyError) as caught:
             client.fetch(server)
         assert (type(caught.value), caught.value.is_transient) == (error, is_transient)
