@@ -59,8 +59,8 @@ def test_a_recorded_response_gives_its_task_or_its_error(name: str) -> None:
     case = CASES[name]
     headers = {"content_type": case["content_type"]} if "content_type" in case else {}
     respond = reply(case.get("body", case.get("body_text")), case["http_status"] or 200, **headers)
-    body: Any = case.get("body")
-    task_id: str = (body or {}).get("id") or TASK_ID
+    sent: Any = case.get("body") or {}
+    task_id: str = sent.get("id") or TASK_ID
     if error := expected_error(name):
         with pytest.raises(errors.MidjourneyError) as caught:
             SYNC.fetch(respond, task_id)

@@ -61,7 +61,7 @@ MEANINGS: list[tuple[type[APIResponseError], bool, int, list[Json]]] = [
     (TaskNotFoundError, False, 200, ["", {"code": 4, "description": "任务不存在", "result": None}]),
     (TaskNotFoundError, False, 204, ["", EXAMPLE]),
     (TaskNotFoundError, False, 404, [{"code": 4}]),
-    *((APIResponseError, False, status, ["", {}, XML]) for status in (300, 304, 400, 402, 409, 418)),
+    *((APIResponseError, False, status, list[Json](["", {}, XML])) for status in (300, 304, 400, 402, 409, 418)),
     (APIResponseError, False, 400, [{"error": {"message": "no"}}, {"code": 4, "id": "1"}]),
     (APIResponseError, False, 404, [{"error": "not found"}, XML]),
     (APIResponseError, True, 408, [""]),

@@ -20,7 +20,7 @@ def sync() -> None:
         assert_type(mj.wait("1", timeout=None), Task)
         for task in mj.watch(Task(id="1"), timeout=60):
             assert_type(task, Task)
-        outcomes = mj.as_completed(iter([Task(id="1"), "2"]), on_change=print)
+        outcomes = mj.as_completed([Task(id="1"), "2"], on_change=print)
         assert_type(next(outcomes), tuple[str, Task | MidjourneyError])
         outcomes.close()
         assert_type(mj.generated, AuthenticatedClient)

@@ -9,18 +9,21 @@ from typing import TYPE_CHECKING, Generic, Self, TypeVar, Unpack, cast
 
 import httpx
 
+from . import _submission
 from ._http import BearerAuth, Body, limit_duration, parsed_body, raise_for_error, request_error
 from ._operations import AsyncOptions, Call, Operations, SyncOptions
 from ._waiting import DEFAULT_TIMEOUT, Changes, Schedule, Watch
 from .errors import MidjourneyError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
     from os import PathLike
     from pathlib import Path
 
+    from ._button import Button
     from ._download import Download
     from ._operations import Result, Step, Steps
+    from ._submission import Image
     from ._task import Task
     from ._waiting import Outcome, Source
 
@@ -107,6 +110,91 @@ class Midjourney(Operations[httpx.Client]):
         del api_key  # tracebacks can show locals
         super().__init__(httpx.Client, auth, base_url, timeout, max_retries, httpx_options)
         self._generated.set_httpx_client(self._http)
+
+    def imagine(
+        self, prompt: str, *, images: Sequence[Image] = (), bot_type: str | None = None, state: str | None = None
+    ) -> Task:
+        """Submits a prompt, and returns the accepted task, which `wait`, `watch`, `fetch`, `press` and `download` take.
+
+        A submission costs money each time it arrives, so it is sent once. It is sent again, up to `max_retries` times,
+        only when nothing can have arrived: if the connection could not be made, or after 429 or 503 with
+        `system_cpu_overloaded`. The response may take 90 s, since the gateway itself waits 60 s.
+
+        Args:
+            prompt: What to draw, with its parameters: "a pig on the moon --v 7". It is sent as it is.
+            images: Images to refer to: paths, bytes of PNG, JPEG, WebP or GIF up to 20 MiB, or data URLs.
+            bot_type: "MID_JOURNEY", the gateway's default, or "NIJI_JOURNEY".
+            state: Any text; it comes back as the task's `state`.
+
+        Raises:
+            ConfigurationError: A blank prompt, or an image that is none; nothing was sent.
+            SubmissionUnconfirmedError: No response tells: the job may have been taken and billed.
+            PromptRejectedError: A banned word; nothing was submitted, and so for all that follow.
+            QueueFullError: Midjourney's proxy has too much to do.
+            InsufficientQuotaError: The account has too little left.
+            SubmissionRefusedError: Any other refusal, in the server's words.
+            AuthenticationError, PermissionDeniedError: The key is refused, its account is empty, or it may not do this.
+            RateLimitError, ServerError, APIConnectionError: Too many requests, an overloaded gateway, or no connection,
+                after `max_retries` retries.
+            OSError: An image file cannot be read.
+
+        """
+        return self._run(self._submit(_submission.imagine(prompt, images, bot_type, state)))
+
+    def press(self, task: Task | str, button: Button | str, *, state: str | None = None) -> Task:
+        """Presses a button of a task that has succeeded, and returns the accepted task. It costs what `imagine` costs.
+
+        A button that opens a window (`button.opens_modal`, such as Vary (Region)) leads to a task in MODAL: answer it
+        with `answer_modal`, then wait for it.
+
+        Args:
+            task: The task, or its id, which is fetched first.
+            button: A label or an emoji ("U1", "🔄", "Vary (Region)"), a `Button`, or a custom id.
+            state: Any text; it comes back as the new task's `state`.
+
+        Raises:
+            ConfigurationError: The task has not succeeded, or the button is a link or has no valid custom id.
+            ButtonNotFoundError: The task has no such button, or several. Nothing was sent in these two cases.
+            SubmissionRefusedError: Among others: most gateways take no bookmark, animate and describe buttons
+                (new-api, `service/midjourney.go`).
+
+        It also raises what `imagine` raises and, given an id, what `fetch` raises.
+        """
+        return self._run(self._press(task, button, state))
+
+    def answer_modal(self, task: Task | str, *, prompt: str | None = None, mask: Image | None = None) -> Task:
+        """Answers the window of a task in MODAL, and returns the task, which has the same id.
+
+        Args:
+            task: The task, or its id.
+            prompt: What to draw instead, or with `--zoom 1.8` how far to zoom out.
+            mask: The region to draw again, white on black: an image like those of `imagine`.
+
+        It raises what `imagine` raises.
+        """
+        return self._run(self._submit(_submission.answer_modal(self._id(task), prompt, mask)))
+
+    def describe(self, image: Image, *, bot_type: str | None = None, state: str | None = None) -> Task:
+        """Submits an image to describe. The descriptions are the finished task's `final_prompt`. See `imagine`."""
+        return self._run(self._submit(_submission.describe(image, bot_type, state)))
+
+    def blend(
+        self,
+        images: Sequence[Image],
+        *,
+        dimensions: str | None = None,
+        bot_type: str | None = None,
+        state: str | None = None,
+    ) -> Task:
+        """Submits two to five images to blend into one picture. See `imagine`.
+
+        `dimensions` is "PORTRAIT", "SQUARE" or "LANDSCAPE".
+        """
+        return self._run(self._submit(_submission.blend(images, dimensions, bot_type, state)))
+
+    def shorten(self, prompt: str, *, bot_type: str | None = None, state: str | None = None) -> Task:
+        """Submits a prompt to shorten. Shorter versions are the finished task's `final_prompt`. See `imagine`."""
+        return self._run(self._submit(_submission.shorten(prompt, bot_type, state)))
 
     def fetch(self, task: Task | str) -> Task:
         """The task as it is now. A failed task is a task too: `fetch` raises no `TaskError`.
@@ -267,6 +355,10 @@ class Midjourney(Operations[httpx.Client]):
 
     def _send(self, call: Call) -> httpx.Response:
         try:
+            if call.fresh:
+                response = self._fresh.send(call.request, stream=True, auth=self._auth)
+                self._read(response)
+                return response
             if call.seconds is not None:
                 limit_duration(call.request, call.seconds)
             return self._http.send(call.request, stream=True)  # `_read` has read it already
@@ -337,6 +429,39 @@ class AsyncMidjourney(Operations[httpx.AsyncClient]):
         del api_key  # tracebacks can show locals
         super().__init__(httpx.AsyncClient, auth, base_url, timeout, max_retries, httpx_options)
         self._generated.set_async_httpx_client(self._http)
+
+    async def imagine(
+        self, prompt: str, *, images: Sequence[Image] = (), bot_type: str | None = None, state: str | None = None
+    ) -> Task:
+        """`Midjourney.imagine`, awaited."""
+        return await self._run(self._submit(_submission.imagine(prompt, images, bot_type, state)))
+
+    async def press(self, task: Task | str, button: Button | str, *, state: str | None = None) -> Task:
+        """`Midjourney.press`, awaited."""
+        return await self._run(self._press(task, button, state))
+
+    async def answer_modal(self, task: Task | str, *, prompt: str | None = None, mask: Image | None = None) -> Task:
+        """`Midjourney.answer_modal`, awaited."""
+        return await self._run(self._submit(_submission.answer_modal(self._id(task), prompt, mask)))
+
+    async def describe(self, image: Image, *, bot_type: str | None = None, state: str | None = None) -> Task:
+        """`Midjourney.describe`, awaited."""
+        return await self._run(self._submit(_submission.describe(image, bot_type, state)))
+
+    async def blend(
+        self,
+        images: Sequence[Image],
+        *,
+        dimensions: str | None = None,
+        bot_type: str | None = None,
+        state: str | None = None,
+    ) -> Task:
+        """`Midjourney.blend`, awaited."""
+        return await self._run(self._submit(_submission.blend(images, dimensions, bot_type, state)))
+
+    async def shorten(self, prompt: str, *, bot_type: str | None = None, state: str | None = None) -> Task:
+        """`Midjourney.shorten`, awaited."""
+        return await self._run(self._submit(_submission.shorten(prompt, bot_type, state)))
 
     async def fetch(self, task: Task | str) -> Task:
         """`Midjourney.fetch`, awaited."""
@@ -426,6 +551,10 @@ class AsyncMidjourney(Operations[httpx.AsyncClient]):
         import anyio  # noqa: PLC0415  (see `_do`)
 
         try:
+            if call.fresh:
+                response = await self._fresh.send(call.request, stream=True, auth=self._auth)
+                await self._read(response)
+                return response
             with anyio.fail_after(call.seconds):
                 return await self._http.send(call.request, stream=True)  # `_read` has read it already
         except Exception as error:  # noqa: BLE001  (each transport has its own)

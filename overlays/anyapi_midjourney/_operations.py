@@ -17,6 +17,7 @@ from anyapi_midjourney_generated.api.tasks import fetch_task, list_tasks
 
 from ._environment import options_error, proxy_variable, warn_if_plain
 from ._http import checked_base_url, parsed_body
+from ._submission import READ_TIMEOUT, Submission, press, unconfirmed
 from ._task import Task, TaskAction, id_of
 from ._waiting import LIST_SIZE, Batch, GatewayState, Retry, Schedule, Terms, Watch, live_rows
 from .errors import (
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from ssl import SSLContext
 
+    from ._button import Button
     from ._download import Download
     from ._http import BearerAuth
     from ._waiting import Row, Source
@@ -47,9 +49,11 @@ class Call(NamedTuple):
     """A request to send."""
 
     request: httpx.Request
-    seconds: float | None
+    seconds: float | None = None
     """That it may take as a whole; None: as long as each part of it ends in time."""
-    task_id: str | None
+    task_id: str | None = None
+    fresh: bool = False
+    """Whether it needs a new connection."""
 
 
 Step: TypeAlias = "float | list[Steps[None]] | Call | Download"
@@ -84,7 +88,7 @@ class Operations(Generic[Http]):
     _fresh: Http
     """For pictures: new connections each time, and none of the caller's hooks, which would read a picture whole."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  (both clients call it, and nobody else)
         self,
         http: type[Http],
         auth: BearerAuth,
@@ -217,14 +221,37 @@ class Operations(Generic[Http]):
         rows = parsed_body(response)
         return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else None
 
-    def _retried(self, attempt: Callable[[], Steps[Result]], max_retries: int | None = None) -> Steps[Result]:
+    def _retried(
+        self, attempt: Callable[[], Steps[Result]], max_retries: int | None = None, least: float = 0.0
+    ) -> Steps[Result]:
+        """Retries transient errors; after a response without `Retry-After` it sleeps so many seconds at least."""
         retry = Retry(self._max_retries if max_retries is None else max_retries)
         while True:
             try:
                 return (yield from attempt())
             except MidjourneyError as error:
                 pause = retry.backoff_or_raise(error)
+                if isinstance(error, APIResponseError) and error.retry_after is None:
+                    pause = max(pause, least)
             yield pause
+
+    def _submit(self, submission: Submission) -> Steps[Task]:
+        return (yield from self._retried(partial(self._submit_once, submission), least=5.0))
+
+    def _submit_once(self, submission: Submission) -> Steps[Task]:
+        self._check_usable()
+        timeout = httpx.Timeout(self._timeout, read=max(self._timeout, READ_TIMEOUT), pool=None)
+        request = self._http.build_request(**submission.arguments, timeout=timeout)
+        try:
+            response = yield Call(request, task_id=submission.parent, fresh=True)
+        except MidjourneyError as error:
+            failure = unconfirmed(error)
+            raise failure from failure.__cause__
+        return submission.task(response)
+
+    def _press(self, task: Task | str, button: Button | str, state: str | None) -> Steps[Task]:
+        found = task if isinstance(task, Task) else (yield from self._retried(partial(self._fetch, self._id(task))))
+        return (yield from self._submit(press(found, button, state)))
 
     def _fetch_many(self, tasks: Iterable[Task | str]) -> Steps[dict[str, Task]]:
         ids, found = list(dict.fromkeys(map(self._id, tasks))), dict[str, Task]()

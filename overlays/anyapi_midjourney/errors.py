@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import httpx
 
-from ._text import format_message, printable, quote
+from ._text import as_text, format_message, printable, quote
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -161,6 +161,52 @@ class InvalidResponseError(APIResponseError):
     """A response that is not this API's: HTML, broken JSON, no task, or another task than the one asked for."""
 
     _advice = "This is not a response of the task API: the base URL is wrong, a proxy answered, or it was cut off."
+
+
+class SubmissionError(MidjourneyError):
+    """A submission failed. `is_transient` is False: a submission costs money each time it arrives."""
+
+    @property
+    def is_transient(self) -> bool:
+        """False."""
+        return False
+
+
+class SubmissionRefusedError(SubmissionError, APIResponseError):
+    """The gateway did not take the job: nothing was submitted."""
+
+    _advice = "Nothing was submitted: fix what the server's words say."
+
+
+class PromptRejectedError(SubmissionRefusedError):
+    """Code 24: the prompt has a banned word."""
+
+    _advice = "Nothing was submitted: take the banned word out of the prompt."
+
+    @property
+    def banned_word(self) -> str | None:
+        """The word, if the gateway tells."""
+        properties = self.body.get("properties") if isinstance(self.body, dict) else None
+        return as_text(properties.get("bannedWord")) if isinstance(properties, dict) else None
+
+
+class QueueFullError(SubmissionRefusedError):
+    """Codes 23 and 30: Midjourney's proxy has too much to do."""
+
+    _advice = "Nothing was submitted: the queue is full, so submit it again later."
+
+
+class InsufficientQuotaError(SubmissionRefusedError):
+    """The key's account has too little left for this job."""
+
+    _advice = "Nothing was submitted: top up the account of this key."
+
+
+class SubmissionUnconfirmedError(SubmissionError):
+    """No response tells: **the job may have been taken and billed**. Look in the gateway's own log of tasks.
+
+    `__cause__` is what happened. It is no connection error, so that nobody's retry catches it.
+    """
 
 
 _BY_STATUS: dict[int, type[APIResponseError]] = {
