@@ -158,7 +158,8 @@ def test_an_option_that_fails_shows_no_key(options: dict[str, Any], client: Clie
 
 def test_a_client_and_what_it_holds_show_no_key(client: Client) -> None:
     mj = client.type(KEY)
-    assert KEY not in repr((mj, vars(mj), mj.generated, mj.generated.get_httpx_client, vars(mj._http)))
+    held: list[object] = [mj, vars(mj), mj.generated, mj.generated.get_httpx_client, vars(mj._http)]
+    assert KEY not in repr(held)
     secrets: tuple[object, ...] = (mj, mj.generated, BearerAuth(KEY))
     for secret in secrets:
         with pytest.raises(TypeError):
