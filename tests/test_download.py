@@ -444,7 +444,7 @@ def test_a_name_that_resolves_to_a_private_address_is_sent_nothing(
     with listening(lambda connection: received.append(connection.recv(65536))) as base_url:
         resolve_to(monkeypatch, address)
         with pytest.raises(errors.DownloadError, match=r'host "evil\.com" is private or loopback'):
-            save(client, None, picture=task(f"http://evil.com:{base_url.rpartition(':')[2]}/"), max_retries=2)
+            save(client, None, picture=task(f"http://evil.com:{base_url.rpartition(':')[2]}/"))
     assert b"".join(received) == b""
 
 

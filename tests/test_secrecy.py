@@ -16,7 +16,7 @@ import pytest
 
 from anyapi_midjourney import ConfigurationError, Midjourney, MidjourneyError, Task
 from anyapi_midjourney._http import BearerAuth
-from clients import EXAMPLE, KEY, ROOT, SYNC, URL, Client, example, listening, reply
+from clients import EXAMPLE, KEY, ROOT, SYNC, URL, Client, example, listening, reply, says
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(9000)
 
@@ -78,33 +78,27 @@ def test_a_key_under_six_characters_is_not_searched_for() -> None:
     assert SYNC.fetch(reply(sent), api_key="k-test").prompt == "a des[key] of tas[key]"
 
 
-def reset(connection: socket.socket) -> None:
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+def broken(response: bytes | None, connection: socket.socket) -> None:
+    """A server that sends so much and hangs up; with None it resets the connection."""
+    if response is None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.recv(65536)
+    connection.sendall(response or b"")
+    if response == SILENCE:
+        connection.recv(65536)  # until the client hangs up
 
 
-def closes(connection: socket.socket) -> None:
-    connection.recv(65536)
+SILENCE = b"HTTP/1.1 200"
+CUT_OFF = b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"
 
 
-def speaks_no_http(connection: socket.socket) -> None:
-    connection.recv(65536)
-    connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
-
-
-def breaks_off(connection: socket.socket) -> None:
-    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n" + connection.recv(65536)[:20])
-
-
-def is_silent(connection: socket.socket) -> None:
-    connection.recv(65536)
-    connection.recv(65536)  # until the other side hangs up
-
-
-@pytest.mark.parametrize("fault", [reset, closes, speaks_no_http, breaks_off, is_silent])
-def test_a_broken_connection_shows_no_key_in_any_frame(fault: Callable[[socket.socket], None], client: Client) -> None:
-    with listening(fault) as base_url:
-        check_hidden(lambda: client.fetch(reply(), transport=None, base_url=base_url, timeout=0.2), ConnectionError)
+@pytest.mark.parametrize("response", [None, b"", b"SSH-2.0-OpenSSH_9.6\r\n\r\n", SILENCE, CUT_OFF])
+@pytest.mark.parametrize("proxied", [False, True])
+@pytest.mark.filterwarnings("ignore:The API key goes to")
+def test_a_broken_connection_shows_no_key_in_any_frame(response: bytes | None, proxied: bool, client: Client) -> None:
+    with listening(partial(broken, response)) as url:
+        where = {"proxy": url, "base_url": "http://anyapi.invalid"} if proxied else {"base_url": url}
+        check_hidden(partial(client.fetch, reply(), transport=None, timeout=0.2, **where), ConnectionError)
 
 
 def test_a_download_that_breaks_off_after_the_key_was_sent_shows_no_key(client: Client, tmp_path: Path) -> None:
@@ -167,12 +161,8 @@ def test_a_client_and_what_it_holds_show_no_key(client: Client) -> None:
 
 
 def test_no_log_record_shows_the_key(client: Client, caplog: pytest.LogCaptureFixture) -> None:
-    def answers(connection: socket.socket) -> None:
-        connection.recv(65536)
-        connection.sendall(b"HTTP/1.1 401 No\r\nContent-Length: 7\r\n\r\nrefused")
-
     caplog.set_level(logging.DEBUG)
-    with listening(answers) as base_url:
+    with listening(says(b"refused")) as base_url:
         check_hidden(lambda: client.fetch(reply(), transport=None, base_url=base_url))
     assert "/fetch" in caplog.text
     assert KEY not in caplog.text
