@@ -57,9 +57,7 @@ class Download:
         self._redirects, self._is_direct = 0, False
         self.auth: httpx.Auth | None = None
         """The key, once the gateway's own URL has answered 401 without it."""
-        self.url = absolute_url(task, base_url)
-        """What to request next."""
-        self._check_url("http", "https")
+        self._go_to(absolute_url(task, base_url), "http", "https")
 
     def __enter__(self) -> Self:
         self._file = self._part.open("x+b")
@@ -80,8 +78,7 @@ class Download:
         self._redirects += 1
         if self._redirects > _MAX_REDIRECTS:
             raise self._error(f"The picture's host redirects more than {_MAX_REDIRECTS} times.")
-        before, self.url = self.url, response.next_request.url
-        self._check_url("https", before.scheme)
+        self._go_to(response.next_request.url, "https", self.url.scheme)
         return True
 
     def trace(self, event: str, info: Mapping[str, Any]) -> None:
@@ -137,10 +134,6 @@ class Download:
             self.path.open("xb").close()
         self._part.replace(self.path)
 
-    @property
-    def _is_own_host(self) -> bool:
-        return self.url.host == self._base_url.host
-
     def _is_private(self, event: str, info: Mapping[str, Any]) -> bool:
         if event == "connection.connect_tcp.started":
             self._is_direct = info["host"] == self.url.raw_host.decode()  # a proxy resolves names itself
@@ -148,11 +141,12 @@ class Download:
             return False
         return not is_public_peer(str(info["return_value"].get_extra_info("server_addr")[0]))
 
-    def _check_url(self, *schemes: str) -> None:
-        if self.url.scheme not in schemes:
-            what = f"{quote(self.url.host)} has the scheme {quote(self.url.scheme)}, not {' or '.join(schemes)}"
-            raise self._error(f"The picture's URL {what}.")
-        if not self._is_own_host and not is_public(self.url.raw_host.decode()):
+    def _go_to(self, url: httpx.URL, *schemes: str) -> None:
+        self.url, self._is_own_host = url, url.host == self._base_url.host
+        if url.scheme not in schemes:
+            has = f"at {quote(url.host)} has the scheme {quote(url.scheme)}"
+            raise self._error(f"The picture's URL {has}, not {' or '.join(dict.fromkeys(schemes))}.")
+        if not self._is_own_host and not is_public(url.raw_host.decode()):
             raise self._private()
 
     def _private(self) -> DownloadError:
