@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyapi_midjourney import MidjourneyError, Task
-from clients import EXAMPLE, SYNC, Client, Stream
+from clients import EXAMPLE, Client, Stream
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "120"))
 WORDS = ["", "SUCCESS", "FAILURE", "MODAL", "62%", "1730621826053", "MJ::JOB::upsample::1::x", "http://["]
@@ -74,12 +74,3 @@ def test_any_response_whole_or_not_is_a_task_or_a_midjourney_error(
 @given(TASKS)
 def test_any_object_is_a_task_that_its_own_dict_gives_back(body: dict[str, Any]) -> None:
     use_task(Task.from_dict(body))
-
-
-@settings(max_examples=EXAMPLES, deadline=None)
-@given(TASKS)
-def test_any_object_that_is_fetched_is_a_task_or_a_midjourney_error(body: dict[str, Any]) -> None:
-    try:
-        use_task(SYNC.fetch(lambda _: httpx.Response(200, content=json.dumps(body))))
-    except MidjourneyError as error:
-        use(error)

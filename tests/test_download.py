@@ -4,7 +4,6 @@ import errno
 import os
 import re
 import socket
-import struct
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -55,20 +54,18 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # Files
 
 
-@pytest.mark.parametrize(
-    ("content", "ending"),
-    [
-        (PNG, ".png"),
-        (b"RIFF\x00\x00\n\x00WEBPVP8 ", ".webp"),
-        (b"\xff\xd8\xff\xe0 and so on and on", ".jpg"),
-        (b"GIF89a and so on and on", ".gif"),
-        (struct.pack(">I4s4sI", 32, b"ftyp", b"avif", 0), ".avif"),
-        (struct.pack(">I4s4sI", 32, b"ftyp", b"isom", 512), ".mp4"),
-        (struct.pack(">I4s4sI", 32, b"ftyp", b"qt  ", 512), ".mov"),
-        (b"\x1aE\xdf\xa3 and so on and on", ".webm"),
-    ],
-)
-def test_a_file_has_the_tasks_id_and_the_ending_of_its_first_bytes(content: bytes, ending: str, client: Client) -> None:
+FTYP = {".avif": b"avif", ".mp4": b"isom", ".mov": b"qt  "}
+KINDS = {
+    ".png": PNG,
+    ".webp": b"RIFF\0\0\n\0WEBPVP8 ",
+    ".jpg": b"\xff\xd8\xff\xe0 and so on",
+    ".gif": b"GIF89a and so on",
+}
+KINDS |= {".webm": b"\x1aE\xdf\xa3 and so on"} | {ending: b"\0\0\0 ftyp" + brand for ending, brand in FTYP.items()}
+
+
+@pytest.mark.parametrize(("ending", "content"), KINDS.items())
+def test_a_file_has_the_tasks_id_and_the_ending_of_its_first_bytes(ending: str, content: bytes, client: Client) -> None:
     chunks = Stream(content[:3], content[3:9], content[9:])
     path = save(client, lambda _: httpx.Response(200, headers={"content-type": "text/plain"}, stream=chunks))
     assert path == Path(f"{TASK_ID}{ending}")
@@ -218,36 +215,31 @@ def test_a_cancelled_download_leaves_nothing(backend: str, monkeypatch: pytest.M
 S3_REFUSAL = b'<?xml version="1.0"?><Error><Code>AccessDenied</Code><Message>Request has expired.</Message></Error>'
 
 
-@pytest.mark.parametrize(
-    ("server", "error", "text"),
-    [
-        (reply(b"<!doctype html><html>"), errors.DownloadError, r"not a picture; it begins with \"<!doctype html>"),
-        (reply(b""), errors.DownloadError, "not a picture"),
-        (reply(b"<svg onload=alert(1)>"), errors.DownloadError, "not a picture"),
-        (reply(PNG, 206), errors.DownloadError, "HTTP 206"),
-        (
-            reply({"error": "midjourney_task_not_found"}, 400),
-            errors.DownloadError,
-            r'^"midjourney_task_not_found" \(HTTP 400\)',
-        ),
-        (
-            reply("This content is no longer available.", 404),
-            errors.DownloadError,
-            '^"This content is no longer available."',
-        ),
-        (reply(S3_REFUSAL, 403), errors.DownloadError, r'^"Request has expired\." \(HTTP 403\)'),
-        (reply(b"", 401), errors.DownloadError, "Could not download the picture from cdn.example.com"),
-        (reply({"error": "http_get_image_failed"}, 500), errors.ServerError, r'^"http_get_image_failed" \(HTTP 500\)'),
-        (reply(b"", 429), errors.RateLimitError, "HTTP 429"),
-        (reply(b"", 302, location="http://[::1"), errors.MidjourneyError, "cdn.example.com"),
-        (reply(b"", 302, location="https://xn--a.com/"), errors.APIConnectionError, "cdn.example.com"),
-        (reply(b"", 304), errors.DownloadError, "HTTP 304"),
-        (reply(b"x" * 100, content_encoding="gzip"), errors.DownloadError, '"gzip", which was not asked for'),
-        (raises(httpx.ConnectError("refused")), errors.APIConnectionError, r"from cdn\.example\.com"),
+NO_PICTURES: list[tuple[str, Server]] = [
+    ('not a picture; it begins with "<!doctype html>', reply(b"<!doctype html><html>")),
+    *[("is not a picture", reply(body)) for body in (b"", b"<svg onload=alert(1)>", b"PNG")],
+    ('^"midjourney_task_not_found" .HTTP 400', reply({"error": "midjourney_task_not_found"}, 400)),
+    ('^"This content is no longer available." .HTTP 404', reply("This content is no longer available.", 404)),
+    ('^"Request has expired." .HTTP 403', reply(S3_REFUSAL, 403)),
+    ("^HTTP 401. Could not download the picture from cdn.example.com", reply(b"", 401)),
+    *[(f"HTTP {status}", reply(PNG, status)) for status in (206, 304, 404)],
+    ('"gzip", which was not asked for', reply(PNG, content_encoding="gzip")),
+]
+FAULTS: list[tuple[type[Exception], str, Server]] = [
+    (errors.ServerError, '^"http_get_image_failed" .HTTP 500', reply({"error": "http_get_image_failed"}, 500)),
+    (errors.RateLimitError, "HTTP 429", reply(b"", 429)),
+    (errors.APIConnectionError, "cdn.example.com", raises(httpx.ConnectError("refused"))),
+    *[
+        (errors.APIConnectionError, "cdn.example.com", reply(b"", 302, location=f"http://{u}"))
+        for u in ("[::1", "xn--a.com")
     ],
-)
+    *[(errors.DownloadError, text, server) for text, server in NO_PICTURES],
+]
+
+
+@pytest.mark.parametrize(("error", "text", "server"), FAULTS)
 def test_what_is_no_picture_is_an_error_and_leaves_nothing(
-    server: Server, error: type[Exception], text: str, client: Client
+    error: type[Exception], text: str, server: Server, client: Client
 ) -> None:
     with pytest.raises(error, match=text) as caught:
         save(client, server)
@@ -305,27 +297,22 @@ def test_the_picture_of_an_answered_window_is_retried_for_45_seconds(client: Cli
 # URLs
 
 
-@pytest.mark.parametrize(
-    ("url", "base_url", "expected"),
-    [
-        ("https://cdn.example/a?b=%2Fc", "https://x.example/mj-fast", "https://cdn.example/a?b=%2Fc"),
-        ("http://localhost:3000/mj/image/1?rand=1", "https://x.example", "https://x.example/mj/image/1?rand=1"),
-        ("http://127.0.0.1:3001/mj/image/1", "https://x.example/mj-fast", "https://x.example/mj-fast/mj/image/1"),
-        (
-            "https://localhost/mj-fast/mj/image/1",
-            "http://localhost:8/mj-fast/",
-            "http://localhost:8/mj-fast/mj/image/1",
-        ),
-        ("/mj/image/1", "https://x.example/mj-fast", "https://x.example/mj-fast/mj/image/1"),
-        ("mj/image/1", "https://x.example", "https://x.example/mj/image/1"),
-        ("http://x.example:3000/mj/image/1", "https://x.example/mj-fast", "https://x.example/mj/image/1"),
-        ("//cdn.example/a", "https://x.example", "//cdn.example/a"),
-    ],
-)
-def test_a_relative_url_a_loopback_host_and_the_base_urls_host_are_the_gateway(
-    url: str, base_url: str, expected: str
-) -> None:
-    assert str(absolute_url(task(url), httpx.URL(base_url))) == expected
+GATEWAY = "https://x.example/mj-fast"
+ABSOLUTE = {
+    "https://cdn.example/a?b=%2Fc": "https://cdn.example/a?b=%2Fc",
+    "//cdn.example/a": "//cdn.example/a",
+    "http://localhost:3000/mj/image/1?rand=1": f"{GATEWAY}/mj/image/1?rand=1",
+    "https://127.0.0.1/mj-fast/mj/image/1": f"{GATEWAY}/mj/image/1",
+    "/mj/image/1": f"{GATEWAY}/mj/image/1",
+    "mj/image/1": f"{GATEWAY}/mj/image/1",
+    "http://x.example:3000/mj/image/1": "https://x.example/mj/image/1",
+}
+
+
+@pytest.mark.parametrize(("url", "expected"), ABSOLUTE.items())
+def test_a_relative_url_a_loopback_host_and_the_base_urls_host_are_the_gateway(url: str, expected: str) -> None:
+    assert str(absolute_url(task(url), httpx.URL(GATEWAY))) == expected
+    assert str(absolute_url(task(url), httpx.URL(f"{GATEWAY}/"))) == expected
 
 
 NO_PICTURE: list[dict[str, Json]] = [
@@ -401,17 +388,15 @@ def test_the_gateway_gets_the_key_only_after_a_401_and_a_host_that_it_redirects_
         assert ["authorization" in request.headers for request in asked] == signed
 
 
-LOCATIONS = {"http://cdn.example.com/x": 1, "https://localhost/x": 1, "https://10.0.0.1/x": 1, "https://[::1]:22/": 1}
+LOCATIONS = ["http://cdn.example.com/x", "https://localhost/x", "https://10.0.0.1/x", "https://[::1]:22/", "file:///x"]
 
 
-@pytest.mark.parametrize(
-    ("location", "requests"), [*LOCATIONS.items(), ("file:///etc/passwd", 1), ("https://cdn.example.com/again", 6)]
-)
-def test_each_redirect_is_checked(location: str, requests: int, client: Client) -> None:
+@pytest.mark.parametrize("location", [*LOCATIONS, "https://cdn.example.com/again"])
+def test_each_redirect_is_checked_and_a_sixth_is_refused(location: str, client: Client) -> None:
     server, asked = route(cdn_example_com=to(location))
-    with pytest.raises(errors.MidjourneyError):
+    with pytest.raises(errors.DownloadError):
         save(client, server)
-    assert len(asked) == requests
+    assert len(asked) == (6 if "again" in location else 1)
 
 
 def test_the_base_urls_own_host_may_be_private(client: Client) -> None:
