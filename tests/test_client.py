@@ -466,7 +466,8 @@ def test_a_refused_list_is_an_error_and_thousands_of_ids_are_several_lists(clien
         many(client, transport, ["1"])
     ids = [f"id-{number}" for number in range(1001)]
     rows = [{"id": task_id} for task_id in ids]
-    transport, asked = gateway(lists=[reply(rows[:500]), reply(rows[500:1000]), reply(rows[1000:])])
+    large = b" " * (9 * 2**20) + json.dumps(rows[:500]).encode()  # more than one task may have
+    transport, asked = gateway(lists=[reply(large), reply(rows[500:1000]), reply(rows[1000:])])
     assert [*many(client, transport, ids)] == ids
     assert len(asked) == 3
 

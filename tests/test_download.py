@@ -5,12 +5,11 @@ import os
 import re
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import anyio
-import anyio.lowlevel
 import httpx
 import pytest
 from hypothesis import given
@@ -164,6 +163,9 @@ def test_a_file_system_or_a_python_without_hard_links_works(
     assert save(client, reply(PNG), "pig.png").read_bytes() == PNG
     with pytest.raises(FileExistsError):
         save(client, reply(PNG), picture=task(id="pig"))
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(PermissionError):
+        save(client, reply(PNG), "other.png")
     assert files() == ["pig.png"]
 
 
@@ -183,28 +185,19 @@ def test_a_cancelled_download_leaves_nothing(backend: str, monkeypatch: pytest.M
     scope: Any = None
     write = Download.write
 
-    class Endless(Stream):
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            yield PNG
-            assert len(files()) == 1
-            scope.cancel()
-            await anyio.lowlevel.checkpoint()
-
     def slow_write(download: Download, chunk: bytes) -> None:
         anyio.from_thread.run_sync(scope.cancel)
         time.sleep(0.05)  # the thread still writes when its task is cancelled
+        assert len(files()) == 1
         write(download, chunk)
 
     async def run() -> None:
         nonlocal scope
-        transport = httpx.MockTransport(lambda _: httpx.Response(200, stream=Endless()))
-        async with AsyncMidjourney(KEY, transport=transport) as mj:
+        async with AsyncMidjourney(KEY, transport=httpx.MockTransport(reply(PNG))) as mj:
             with anyio.CancelScope() as scope:
                 await mj.download(task())
         assert scope.cancelled_caught
 
-    anyio.run(run, backend=backend)
-    assert files() == []
     monkeypatch.setattr(Download, "write", slow_write)
     anyio.run(run, backend=backend)
     assert files() == []

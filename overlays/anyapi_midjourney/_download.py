@@ -132,7 +132,12 @@ class Download:
                 os.link(self._part, self.path)  # atomic, and never replaces a file or a link
                 return
             self.path.open("xb").close()
-        self._part.replace(self.path)
+        try:
+            self._part.replace(self.path)
+        except OSError:
+            if not self._overwrite:
+                self.path.unlink()  # it is ours, and empty
+            raise
 
     def _is_private(self, event: str, info: Mapping[str, Any]) -> bool:
         if event == "connection.connect_tcp.started":
