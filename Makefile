@@ -57,6 +57,6 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Installing what this needs into .venv/ (once, about a minute)"
 	@$(PYTHON) -m venv .venv
 	@pip install --quiet --constraint constraints.txt pip
-	@pip install --quiet --constraint constraints.txt --editable '.[cli,sandbox,show]' --group dev
+	@pip install --quiet --constraint constraints.txt --editable '.[cli,sandbox,show,socks]' --group dev
 	@env -u PYTHONDONTWRITEBYTECODE python -m compileall -q overlays generated  # as an installation does
 	@touch $@
