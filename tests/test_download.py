@@ -59,8 +59,9 @@ KINDS = {
     ".webp": b"RIFF\0\0\n\0WEBPVP8 ",
     ".jpg": b"\xff\xd8\xff\xe0 and so on",
     ".gif": b"GIF89a and so on",
+    ".webm": b"\x1aE\xdf\xa3 and so on",
+    **{ending: b"\0\0\0 ftyp" + brand for ending, brand in FTYP.items()},
 }
-KINDS |= {".webm": b"\x1aE\xdf\xa3 and so on"} | {ending: b"\0\0\0 ftyp" + brand for ending, brand in FTYP.items()}
 
 
 @pytest.mark.parametrize(("ending", "content"), KINDS.items())
@@ -203,7 +204,7 @@ def test_a_cancelled_download_leaves_nothing(backend: str, monkeypatch: pytest.M
     assert files() == []
 
 
-# Responses that are no picture
+# Responses without a picture
 
 S3_REFUSAL = b'<?xml version="1.0"?><Error><Code>AccessDenied</Code><Message>Request has expired.</Message></Error>'
 

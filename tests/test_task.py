@@ -64,10 +64,12 @@ def test_one_none_stands_for_what_is_absent_null_empty_or_of_a_wrong_type(nothin
     assert (empty.status, empty.action, empty.progress, empty.prompt, empty.buttons) == ("", None, None, None, ())
 
 
-TIMES: dict[Any, float | None] = dict.fromkeys((1730621826053, "1730621826053", 1730621826053.5), 1730621826.053)
-TIMES |= dict.fromkeys((1730621826, "1730621826"), 1730621826.0)
-TIMES |= dict.fromkeys((0, "0", -1730621826053, 10**17, 10**400, "9" * 5000, float("inf"), float("nan"), "2024-11-03"))
-TIMES |= dict.fromkeys(("١", True, (1,)))
+NO_TIMES = (0, "0", -1730621826053, 10**17, 10**400, "9" * 5000, float("inf"), float("nan"), "2024-11-03", "١", True)
+TIMES: dict[Any, float | None] = {
+    **dict.fromkeys((1730621826053, "1730621826053", 1730621826053.5), 1730621826.053),
+    **dict.fromkeys((1730621826, "1730621826"), 1730621826.0),
+    **dict.fromkeys(NO_TIMES),
+}
 
 
 def test_a_time_is_milliseconds_or_seconds_or_either_as_text() -> None:

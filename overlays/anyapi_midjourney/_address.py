@@ -1,4 +1,4 @@
-"""Addresses that a server gives: what they lead to, told before anything goes there. No I/O."""
+"""Which hosts and addresses are public. No I/O."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 # without %: browsers read full-width digits, and decode %6c.
 _NAME = re.compile(r"(?:[\w-]+\.)+(?!(?:[0-9]+|0x[0-9a-f]*)\Z)[\w-]+", re.ASCII)
 _LOCAL_NAMES = (".localhost", ".local", ".internal", ".home.arpa")
-_SPECIAL = ipaddress.ip_network("192.0.0.0/24")  # of which Python 3.11 knows a part only
+_SPECIAL = ipaddress.ip_network("192.0.0.0/24")  # Python 3.11 knows only a part of it
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 # What Clash and sing-box let every name resolve to, so that its traffic comes to them ("fake-ip").
