@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import aclosing, closing
+from contextlib import aclosing, asynccontextmanager, closing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Generic, Self, TypeVar, Unpack, cast
 
@@ -16,7 +16,7 @@ from ._waiting import DEFAULT_TIMEOUT, Changes, Schedule, Watch
 from .errors import MidjourneyError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
     from os import PathLike
     from pathlib import Path
 
@@ -380,7 +380,7 @@ class Midjourney(Operations[httpx.Client]):
                 for chunk in response.iter_raw():
                     download.write(chunk)
             download.finish()
-        except (httpx.HTTPError, httpx.InvalidURL, MidjourneyError) as error:  # an OSError is the disk's
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, MidjourneyError) as error:  # an OSError is the disk's
             failure = request_error(error, download.url, download.task_id)
             raise failure from failure.__cause__
         return True
@@ -395,6 +395,19 @@ class Midjourney(Operations[httpx.Client]):
 
     def _check(self, response: httpx.Response) -> None:
         raise_for_error(response)
+
+
+@asynccontextmanager
+async def _chunks(response: httpx.Response) -> AsyncGenerator[AsyncIterator[bytes]]:
+    """The body as it arrives. The generators below it end here even if it is left: trio warns about unfinished ones."""
+    stream = cast("httpx.AsyncByteStream", response.stream)
+    chunks = aiter(stream)
+    try:
+        yield chunks
+    finally:
+        await stream.aclose()
+        with suppress(Exception):  # there is no connection any more
+            await anext(chunks)
 
 
 class AsyncMidjourney(Operations[httpx.AsyncClient]):
@@ -560,18 +573,19 @@ class AsyncMidjourney(Operations[httpx.AsyncClient]):
                     await self._read(response)
                     raise download.refusal(response, parsed_body(response))
                 download.begin(response.headers)
-                async for chunk in response.aiter_raw():
-                    await run_sync(download.write, chunk)
+                async with _chunks(response) as chunks:
+                    async for chunk in chunks:
+                        await run_sync(download.write, chunk)
             await run_sync(download.finish)
-        except (httpx.HTTPError, httpx.InvalidURL, MidjourneyError) as error:  # an OSError is the disk's
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, MidjourneyError) as error:  # an OSError is the disk's
             failure = request_error(error, download.url, download.task_id)
             raise failure from failure.__cause__
         return True
 
     async def _read(self, response: httpx.Response) -> None:
         body = Body(response)
-        async with aclosing(cast("httpx.AsyncByteStream", response.stream)) as stream:
-            async for chunk in stream:
+        async with _chunks(response) as chunks:
+            async for chunk in chunks:
                 if not body.add(chunk):
                     break
         body.finish(self._auth)

@@ -206,7 +206,7 @@ class Operations(Generic[Http]):
 
     def _fetch(self, task_id: str, seconds: float | None = None) -> Steps[Task]:
         response = yield from self._request(fetch_task._get_kwargs(task_id), seconds, task_id)  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
-        fields = task_fields(response.status_code, response.headers, parsed_body(response))
+        fields = task_fields(response.status_code, response.headers, parsed_body(response), task_id)
         return Task.from_model(models.Task.from_dict(fields), task_id)
 
     def _rows(self, task_ids: Sequence[str], seconds: float | None = None) -> Steps[list[Row] | None]:

@@ -279,11 +279,13 @@ def error_from_response(status: int, headers: Mapping[str, str], body: Json) -> 
     return error(status, headers, body, advice)
 
 
-def task_fields(status: int, headers: Mapping[str, str], body: Json) -> dict[str, Json]:
+def task_fields(status: int, headers: Mapping[str, str], body: Json, task_id: str) -> dict[str, Json]:
     """The body of a successful response if it is a task: an object with an id or a status. Else raises its error."""
     if isinstance(body, dict) and ("id" in body or "status" in body):
         return body
-    raise (TaskNotFoundError if _says_no_such_task(body) else InvalidResponseError)(status, headers, body)
+    error = (TaskNotFoundError if _says_no_such_task(body) else InvalidResponseError)(status, headers, body)
+    error.task_id = task_id
+    raise error
 
 
 def error_from_task(task: Task) -> TaskError:
@@ -323,7 +325,9 @@ def _error_type(body: Json) -> Json:
 
 
 def _is_html(headers: Mapping[str, str], body: Json) -> bool:
-    return isinstance(body, str) and ("html" in headers.get("content-type", "").lower() or body.startswith("<"))
+    # S3 and OSS refuse in XML.
+    is_page = "html" in headers.get("content-type", "").lower() or re.match(r"<(?!\?xml)", str(body))
+    return isinstance(body, str) and bool(is_page)
 
 
 def _code_and_message(body: Json) -> tuple[str | int | None, str]:
