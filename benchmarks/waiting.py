@@ -30,6 +30,7 @@ import uvicorn
 from attrs import Factory, define, frozen
 from runwayml import AsyncRunwayML, DefaultAsyncHttpxClient
 from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
 
 from anyapi_midjourney import AsyncMidjourney, Midjourney, sandbox
 from anyapi_midjourney._operations import Step
@@ -212,7 +213,7 @@ def serve(speed: float, out: Connection) -> None:
     started = time.monotonic()
     gateway = sandbox.app(speed=speed)
 
-    async def application(scope: Any, receive: Any, send: Any) -> None:
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope.get("path", "")
         if not path.startswith("/v1/tasks/"):
             return await gateway(scope, receive, send)

@@ -37,9 +37,9 @@ MODELS = f"{PACKAGE}/models/__init__.py"
 @pytest.fixture(autouse=True, scope="module")
 def _remember() -> Iterator[None]:
     """Parses each YAML text and compiles each template once: most are the same in every test."""
-    parse, build = YAML.load, Environment.compile
+    parse, build = cache(partial(YAML.load, YAML(typ="safe"))), Environment.compile
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(YAML, "load", lambda _, text, parsed=cache(partial(parse, YAML(typ="safe"))): parsed(text))
+        patch.setattr(YAML, "load", lambda _, text: parse(text))
         templates: dict[tuple[object, ...], Any] = {}
 
         def compile_once(self: Environment, *source: Any) -> Any:

@@ -29,9 +29,9 @@ from anyapi_midjourney import (
     TaskNotFoundError,
     WaitTimeoutError,
 )
-from anyapi_midjourney._http import request_error
+from anyapi_midjourney._http import BearerAuth, request_error
 from anyapi_midjourney.errors import Json, error_from_response, task_fields
-from clients import EXAMPLE, SYNC, TASK_ID, Client, Stream, example, raises, reply
+from clients import EXAMPLE, KEY, SYNC, TASK_ID, Client, Stream, example, raises, reply
 
 TASK = example()
 UNTRUSTED = httpx.ConnectError("self-signed")
@@ -195,9 +195,9 @@ def test_no_response_is_a_connection_error(cause: Exception, error: type, is_tra
 )
 def test_a_connection_error_says_what_to_fix(cause: Exception, advice: str, monkeypatch: pytest.MonkeyPatch) -> None:
     url = httpx.URL("https://x.example")
-    assert advice in str(request_error(cause, url, None))
+    assert advice in str(request_error(cause, url, None, BearerAuth(KEY)))
     monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@localhost:1")
-    text = str(request_error(OSError("refused"), url, None))
+    text = str(request_error(OSError("refused"), url, None, BearerAuth(KEY)))
     assert "check the proxy that HTTPS_PROXY names" in text
     assert "secret" not in text
 

@@ -13,6 +13,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 import pytest
+from anyapi_midjourney.beat import Beat
 from attrs import frozen
 from httpx_aiohttp import AiohttpTransport
 
@@ -31,7 +32,6 @@ from anyapi_midjourney import (
     WaitTimeoutError,
     polling,
 )
-from anyapi_midjourney.beat import Beat
 from shells import EXAMPLE, KEY, TASK_ID, Shell
 
 if TYPE_CHECKING:

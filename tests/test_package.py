@@ -53,6 +53,7 @@ def base_url() -> Iterator[str]:
 def _user(base_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, httpx_mock: HTTPXMock) -> None:
     """Somebody with a key and an empty folder, whose time and sandbox run a hundred times as fast."""
     monkeypatch.chdir(tmp_path)
+    Path("mask.png").write_bytes(PNG)
     monkeypatch.setenv("ANYAPI_BASE_URL", base_url)
     monkeypatch.setenv("ANYAPI_API_KEY", sandbox.API_KEY)
     monkeypatch.setattr(cli, "SANDBOX_SPEED", SPEED)
@@ -134,13 +135,12 @@ def make(target: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_the_demo_shows_three_tasks_and_saves_their_pictures() -> None:
+def test_the_demo_submits_waits_presses_and_saves_both_pictures() -> None:
     result = make("demo")
-    assert "upscale  UPSCALE  SUCCESS" in result.stdout
-    assert "[Invalid parameter] Invalid value" in result.stdout
-    for name in ("success.png", "upscale.png"):
-        assert f"saved    build/demo/{name}" in result.stdout
-        assert (ROOT / "build/demo" / name).read_bytes().startswith(b"\x89PNG")
+    grid, single = sorted((ROOT / "build/demo").glob("*.png"))
+    assert f"$ anyapi-midjourney press {grid.stem} U2" in result.stdout
+    assert re.search(rf"{grid.stem}  IMAGINE  SUCCESS\n(?s:.)*{single.stem}  UPSCALE  SUCCESS", result.stdout)
+    assert grid.read_bytes() != single.read_bytes()
 
 
 def test_make_docs_puts_every_public_name_with_its_docstring_on_one_page() -> None:

@@ -10,6 +10,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import hypothesis.strategies as st
+from anyapi_midjourney.polling import GRACE, Look, Memory, Wait
 from attrs import Factory, define
 from hypothesis import given
 
@@ -27,7 +28,6 @@ from anyapi_midjourney import (
     TaskNotFoundError,
     WaitTimeoutError,
 )
-from anyapi_midjourney.polling import GRACE, Look, Memory, Wait
 from anyapi_midjourney_generated import models
 from shells import EXAMPLE
 

@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 from contextlib import contextmanager
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -33,7 +34,7 @@ from anyapi_midjourney import (
     SubmissionUnconfirmedError,
     Task,
 )
-from shells import EXAMPLE, KEY, ROOT, Shell, example, reply
+from clients import EXAMPLE, KEY, ROOT, Client, example, reply, sequence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -46,12 +47,12 @@ NO_CHANNEL = {"error": {"message": "no channel", "type": "new_api_error", "code"
 
 
 def submit(
-    shell: Shell, response: Callable[[httpx.Request], httpx.Response], script: Callable[[Any], Any] | None = None
+    client: Client, response: Callable[[httpx.Request], httpx.Response], script: Callable[[Any], Any] | None = None
 ) -> Any:
     """What a submission returns, or its error."""
     transport = httpx.MockTransport(response)
     try:
-        return shell.use(None, transport, script or (lambda mj: mj.imagine("a pig")))
+        return client.run(script or (lambda mj: mj.imagine("a pig")), transport)
     except MidjourneyError as error:
         return error
 
@@ -79,7 +80,7 @@ SENT = {
 
 
 @pytest.mark.parametrize("operation", SENT)
-def test_each_operation_sends_one_signed_post_and_returns_the_accepted_task(shell: Shell, operation: str) -> None:
+def test_each_operation_sends_one_signed_post_and_returns_the_accepted_task(client: Client, operation: str) -> None:
     requests: list[httpx.Request] = []
 
     def accept(request: httpx.Request) -> httpx.Response:
@@ -87,7 +88,7 @@ def test_each_operation_sends_one_signed_post_and_returns_the_accepted_task(shel
         return reply(ACCEPTED, content_type="text/plain; charset=utf-8")(request)
 
     script, expected = SENT[operation]
-    task = submit(shell, accept, script)
+    task = submit(client, accept, script)
     (request,) = requests
     url = "data:image/png;base64," + base64.b64encode(PNG).decode()
     assert json.loads(request.content) == json.loads(json.dumps(expected, default=lambda _: url))
@@ -100,7 +101,7 @@ def test_each_operation_sends_one_signed_post_and_returns_the_accepted_task(shel
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "error", "times"),
+    ("status", "body", "outcome", "times"),
     [
         (201, {**ACCEPTED, "result": 1795807712179329}, Task, 1),
         (200, {**ACCEPTED, "code": 21}, Task, 1),
@@ -138,7 +139,7 @@ def test_each_operation_sends_one_signed_post_and_returns_the_accepted_task(shel
     ],
 )
 def test_the_first_row_of_the_table_that_fits_tells_what_a_response_means(
-    shell: Shell, pauses: list[float], status: int, body: object, error: type, times: int
+    client: Client, pauses: list[float], *, status: int, body: object, outcome: type, times: int
 ) -> None:
     arrived: list[object] = []
 
@@ -146,22 +147,22 @@ def test_the_first_row_of_the_table_that_fits_tells_what_a_response_means(
         arrived.append(request)
         return reply(body, status, location="https://elsewhere/")(request)
 
-    outcome = submit(shell, respond)
-    assert type(outcome) is error
+    found = submit(client, respond)
+    assert type(found) is outcome
     assert len(arrived) == times
     assert all(5 <= pause <= 6 for pause in pauses)
-    if isinstance(outcome, SubmissionError):
-        assert not outcome.is_transient
-    if isinstance(outcome, SubmissionUnconfirmedError):
-        assert str(outcome).startswith("This may have been submitted and billed: ")
-        assert isinstance(outcome.__cause__, APIResponseError)
-    if isinstance(outcome, PromptRejectedError):
-        assert outcome.banned_word == "nude"
+    if isinstance(found, SubmissionError):
+        assert not found.is_transient
+    if isinstance(found, SubmissionUnconfirmedError):
+        assert str(found).startswith("This may have been submitted and billed: ")
+        assert isinstance(found.__cause__, APIResponseError)
+    if isinstance(found, PromptRejectedError):
+        assert found.banned_word == "nude"
 
 
-def test_retry_after_tells_when_a_refused_submission_is_sent_again(shell: Shell, pauses: list[float]) -> None:
-    responses = iter([reply("", 429, retry_after="2"), reply(ACCEPTED)])
-    assert isinstance(submit(shell, lambda request: next(responses)(request)), Task)
+def test_retry_after_tells_when_a_refused_submission_is_sent_again(client: Client, pauses: list[float]) -> None:
+    respond = sequence(reply("", 429, retry_after="2"), reply(ACCEPTED))
+    assert isinstance(submit(client, respond), Task)
     assert 2 <= pauses[0] <= 2.5
 
 
@@ -206,16 +207,16 @@ WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(GOOD), GOOD)
     "ending",
     ["reset", "close", [WHOLE[:9], "reset"], [WHOLE[:-9], "reset"], [WHOLE[:-9]], b"SSH-2.0\r\n"],
 )
-def test_a_job_that_may_have_arrived_is_never_sent_again(shell: Shell, ending: Any) -> None:
+def test_a_job_that_may_have_arrived_is_never_sent_again(client: Client, ending: Any) -> None:
     with counting(ending, WHOLE) as (base_url, jobs), pytest.raises(SubmissionUnconfirmedError) as caught:
-        shell.use(None, None, lambda mj: mj.imagine("a pig"), base_url=base_url)
+        client.run(lambda mj: mj.imagine("a pig"), base_url=base_url)
     assert len(jobs) <= 1
     assert isinstance(caught.value.__cause__, APIConnectionError)
     assert not isinstance(caught.value, ConnectionError)
     assert KEY not in f"{caught.value} {vars(caught.value)}"
 
 
-def test_each_submission_has_a_new_connection(shell: Shell) -> None:
+def test_each_submission_has_a_new_connection(client: Client) -> None:
     def twice(mj: Any) -> Any:
         return [mj.imagine("a pig"), mj.imagine("a cow")]
 
@@ -223,15 +224,15 @@ def test_each_submission_has_a_new_connection(shell: Shell) -> None:
         return [await mj.imagine("a pig"), await mj.imagine("a cow")]
 
     with counting(WHOLE, WHOLE) as (base_url, jobs):  # one job a connection
-        tasks = shell.use(None, None, twice if shell.name == "sync" else awaited, base_url=base_url)
+        tasks = client.run(twice if client.name == "sync" else awaited, base_url=base_url)
     assert len(tasks) == len(jobs) == 2
 
 
-def test_a_connection_that_cannot_be_made_is_tried_again(shell: Shell, pauses: list[float]) -> None:
+def test_a_connection_that_cannot_be_made_is_tried_again(client: Client, pauses: list[float]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     with pytest.raises(APIConnectionError):
-        shell.use(None, None, lambda mj: mj.imagine("a pig"), base_url=base_url)
+        client.run(lambda mj: mj.imagine("a pig"), base_url=base_url)
     assert len(pauses) == 2
 
 
@@ -249,7 +250,7 @@ def test_a_cancelled_submission_is_not_sent_again(backend: str) -> None:
             await mj.imagine("a pig")
         assert scope.cancelled_caught
 
-    Shell(backend).use(None, httpx.MockTransport(hang), script)
+    Client(backend).run(script, httpx.MockTransport(hang))
     assert len(arrived) == 1
 
 
@@ -259,19 +260,19 @@ def test_a_cancelled_submission_is_not_sent_again(backend: str) -> None:
 @pytest.mark.parametrize(
     "button", ["V3", EXAMPLE["buttons"][7]["customId"], example().button("V3")], ids=["V3", "id", "b"]
 )
-def test_a_button_is_a_label_a_custom_id_or_a_button(shell: Shell, button: Any) -> None:
-    task = submit(shell, reply(ACCEPTED), lambda mj: mj.press(example(), button))
+def test_a_button_is_a_label_a_custom_id_or_a_button(client: Client, button: Any) -> None:
+    task = submit(client, reply(ACCEPTED), lambda mj: mj.press(example(), button))
     assert (task.action, task.prompt) == ("VARIATION", "pig --v 6.1")
 
 
-def test_a_press_of_an_id_fetches_the_task_first(shell: Shell) -> None:
+def test_a_press_of_an_id_fetches_the_task_first(client: Client) -> None:
     paths: list[str] = []
 
     def respond(request: httpx.Request) -> httpx.Response:
         paths.append(request.url.path)
         return reply(EXAMPLE if request.method == "GET" else ACCEPTED)(request)
 
-    assert submit(shell, respond, lambda mj: mj.press(EXAMPLE["id"], "🔄")).action == "REROLL"
+    assert submit(client, respond, lambda mj: mj.press(EXAMPLE["id"], "🔄")).action == "REROLL"
     assert paths == [f"/mj/task/{EXAMPLE['id']}/fetch", "/mj/submit/action"]
 
 
@@ -288,14 +289,14 @@ def test_a_press_of_an_id_fetches_the_task_first(shell: Shell) -> None:
     ],
 )
 def test_a_press_that_cannot_work_is_refused_before_anything_is_sent(task: Task, button: Any, error: type) -> None:
-    for shell in map(Shell, ("sync", "asyncio")):
-        outcome = submit(shell, lambda _: pytest.fail("sent"), lambda mj: mj.press(task, button))
+    for client in map(Client, ("sync", "asyncio")):
+        outcome = submit(client, lambda _: pytest.fail("sent"), lambda mj: mj.press(task, button))
         assert type(outcome) is error
 
 
 def test_a_custom_id_is_enough_where_a_gateway_sends_no_buttons() -> None:
     task = Task(id="1", status="SUCCESS")
-    pressed = submit(Shell("sync"), reply(ACCEPTED), lambda mj: mj.press(task, "MJ::CustomZoom::3785da15"))
+    pressed = submit(Client("sync"), reply(ACCEPTED), lambda mj: mj.press(task, "MJ::CustomZoom::3785da15"))
     assert pressed.action == "CUSTOM_ZOOM"
 
 
@@ -316,7 +317,7 @@ def test_an_image_becomes_a_data_url_of_its_true_type(tmp_path: Path, content: b
         return reply(ACCEPTED)(request)
 
     for image in (file, str(file), content):
-        submit(Shell("sync"), accept, lambda mj, image=image: mj.describe(image))
+        submit(Client("sync"), accept, methodcaller("describe", image))
     assert sent == [f"data:image/{kind};base64,{base64.b64encode(content).decode()}"] * 3
 
 
@@ -336,10 +337,10 @@ def test_an_image_becomes_a_data_url_of_its_true_type(tmp_path: Path, content: b
     ],
 )
 def test_what_the_gateway_would_charge_for_in_vain_is_refused_before_anything_is_sent(script: Any) -> None:
-    for shell in map(Shell, ("sync", "asyncio")):
-        assert type(submit(shell, lambda _: pytest.fail("sent"), script)) is ConfigurationError
+    for client in map(Client, ("sync", "asyncio")):
+        assert type(submit(client, lambda _: pytest.fail("sent"), script)) is ConfigurationError
 
 
-def test_a_file_that_is_not_there_is_an_os_error(shell: Shell) -> None:
+def test_a_file_that_is_not_there_is_an_os_error(client: Client) -> None:
     with pytest.raises(FileNotFoundError):
-        submit(shell, reply(ACCEPTED), lambda mj: mj.describe("no such file.png"))
+        submit(client, reply(ACCEPTED), lambda mj: mj.describe("no such file.png"))

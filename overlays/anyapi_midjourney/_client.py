@@ -363,7 +363,7 @@ class Midjourney(Operations[httpx.Client]):
                 limit_duration(call.request, call.seconds)
             return self._http.send(call.request, stream=True)  # `_read` has read it already
         except Exception as error:  # noqa: BLE001  (each transport has its own)
-            failure = request_error(error, call.request.url, call.task_id)
+            failure = request_error(error, call.request.url, call.task_id, self._auth)
         raise failure from failure.__cause__
 
     def _save(self, download: Download) -> bool:
@@ -381,7 +381,7 @@ class Midjourney(Operations[httpx.Client]):
                     download.write(chunk)
             download.finish()
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, MidjourneyError) as error:  # an OSError is the disk's
-            failure = request_error(error, download.url, download.task_id)
+            failure = request_error(error, download.url, download.task_id, self._auth)
             raise failure from failure.__cause__
         return True
 
@@ -558,7 +558,7 @@ class AsyncMidjourney(Operations[httpx.AsyncClient]):
             with anyio.fail_after(call.seconds):
                 return await self._http.send(call.request, stream=True)  # `_read` has read it already
         except Exception as error:  # noqa: BLE001  (each transport has its own)
-            failure = request_error(error, call.request.url, call.task_id)
+            failure = request_error(error, call.request.url, call.task_id, self._auth)
         raise failure from failure.__cause__
 
     async def _save(self, download: Download) -> bool:
@@ -578,7 +578,7 @@ class AsyncMidjourney(Operations[httpx.AsyncClient]):
                         await run_sync(download.write, chunk)
             await run_sync(download.finish)
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, MidjourneyError) as error:  # an OSError is the disk's
-            failure = request_error(error, download.url, download.task_id)
+            failure = request_error(error, download.url, download.task_id, self._auth)
             raise failure from failure.__cause__
         return True
 

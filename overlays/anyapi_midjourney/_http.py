@@ -194,7 +194,7 @@ def checked_base_url(base_url: str | None) -> httpx.URL:
     return url
 
 
-def request_error(error: Exception, url: httpx.URL, task_id: str | None) -> MidjourneyError:
+def request_error(error: Exception, url: httpx.URL, task_id: str | None, auth: BearerAuth) -> MidjourneyError:
     """The `MidjourneyError` that an error of a request is or becomes.
 
     It has no traceback, nor have its causes: frames of the HTTP stack hold the key, and crash reporters show locals.
@@ -207,7 +207,7 @@ def request_error(error: Exception, url: httpx.URL, task_id: str | None) -> Midj
         timed_out = isinstance(error, httpx.TimeoutException | TimeoutError)
         found = APITimeoutError() if timed_out else APIConnectionError()
         found.__cause__ = error
-        words = quote(f"{type(error).__name__} {error}")
+        words = quote(auth.redact(f"{type(error).__name__} {error}".encode(errors="replace")).decode())
         late = " in time" if timed_out else ""
         found.args = (f"No response{late} from {url.host} ({words}): {connection_advice(found, url)}.",)
         error = found
