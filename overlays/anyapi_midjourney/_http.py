@@ -57,6 +57,7 @@ class BearerAuth(httpx.Auth):
     def __init__(self, api_key: str | None) -> None:
         given = cast("object", os.environ.get("ANYAPI_API_KEY", "") if api_key is None else api_key)
         self._key = re.sub(r"(?i)^bearer(\s+|$)", "", given.strip()) if isinstance(given, str) else ""
+        self._echo = self._key.encode(errors="replace")
         self._problem = "No API key" if isinstance(given, str) else "The API key is not a string"
         if self._key:
             sendable = self._key.isascii() and self._key.isprintable() and " " not in self._key
@@ -98,11 +99,11 @@ class BearerAuth(httpx.Auth):
 
     def redact(self, raw: bytes) -> bytes:
         """The bytes of a response with `[key]` where the server echoes the key."""
-        return raw.replace(self._key.encode(), b"[key]") if len(self._key) >= _SHORTEST_SECRET else raw
+        return raw.replace(self._echo, b"[key]") if len(self._echo) >= _SHORTEST_SECRET else raw
 
     def is_in(self, text: str) -> bool:
         """Whether the key, or what follows its `sk-`, is in a text."""
-        return len(self._key) >= _SHORTEST_SECRET and self._key.removeprefix("sk-") in text
+        return len(self._echo) >= _SHORTEST_SECRET and self._key.removeprefix("sk-") in text
 
     @property
     def is_sandbox(self) -> bool:
@@ -150,10 +151,11 @@ class Body:
             body: Json = json.loads(text)
         except (ValueError, RecursionError):
             body = text.strip()
-        # The body is unpacked now, and a header can echo the key too.
-        headers = [(n, auth.redact(v)) for n, v in response.headers.raw if n.lower() != b"content-encoding"]
-        if headers != response.headers.raw:
+        given = response.headers.raw
+        headers = [(name, auth.redact(value)) for name, value in given]
+        if headers != given or self._gzip:
             response.headers = httpx.Headers(headers)
+            response.headers.pop("content-encoding", None)  # the body is unpacked now
         response.stream = httpx.ByteStream(raw)
         response.extensions[_BODY] = body
 
