@@ -221,7 +221,9 @@ class Operations(Generic[Http]):
         return found
 
     def _fetch(self, task_id: str) -> Steps[Task]:
-        return Task.from_model(models.Task.from_dict((yield from self._row(task_id))), task_id)
+        row = yield from self._row(task_id)
+        self._gateway.task_seen_at = self._clock()
+        return Task.from_model(models.Task.from_dict(row), task_id)
 
     def _retried(self, attempt: Callable[[], Steps[Result]], max_retries: int | None = None) -> Steps[Result]:
         retry = Retry(self._max_retries if max_retries is None else max_retries)

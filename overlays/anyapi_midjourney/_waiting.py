@@ -284,7 +284,7 @@ class Watch:
             case TaskNotFoundError():
                 # Such a fault also hides a task, but not one task alone while others are seen, and not for long.
                 lasting = now - self._same_faults_from >= BLOCKED_AFTER
-                certain = seen_at == -inf or seen_at >= self._same_faults_from or lasting
+                certain = seen_at == -inf or seen_at > self._same_faults_from or lasting
                 return self.task is None and self._same_faults > 1 and certain
             case _:
                 # Something else answers. Where the API has answered before, it is a maintenance page.
