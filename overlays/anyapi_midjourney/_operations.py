@@ -266,6 +266,8 @@ class Operations(Generic[Http]):
 
     def _poll(self, watch: Watch, until: float = inf) -> Steps[None]:
         task_id, until = watch.task_id, watch.begin(until)
+        if until <= self._clock():
+            return  # the others of its batch took all the time
         try:
             rows = (yield from self._rows([task_id], until)) if watch.needs_list else {}
             watch.on_row(rows.get(task_id.lower()) or (yield from self._row(task_id, until)))

@@ -134,8 +134,10 @@ class Terms:
     deadline: float = field(init=False, default=Factory(lambda self: self.clock() + self.timeout, takes_self=True))
 
     def pause(self, next_poll: float) -> float:
-        """Seconds until a poll that is due then: later if the client is paused, but not after the deadline."""
-        return max(0.0, min(max(next_poll, self.state.paused_until), self.deadline) - self.clock())
+        """Seconds until a poll that is due then. In the half second before the deadline it waits for the last poll."""
+        start = max(next_poll, self.state.paused_until)
+        start = self.deadline if start > self.deadline - GRACE else start
+        return max(0.0, start - self.clock())
 
 
 @define(eq=False)
@@ -178,8 +180,9 @@ class Watch:
 
     def begin(self, until: float = inf) -> float:
         """Notes that a poll begins. Returns when it must have ended."""
-        self._sent = self._terms.clock()
-        return min(max(self._terms.deadline, self._sent + GRACE), until, self._sent + self._terms.request_timeout)
+        self._sent = now = self._terms.clock()
+        deadline = self._terms.deadline if now < self._terms.deadline else now + GRACE
+        return min(deadline, until, now + self._terms.request_timeout)
 
     @property
     def needs_list(self) -> bool:
@@ -239,7 +242,7 @@ class Watch:
         if self._is_final(error, now):
             self.outcome = copy(error)  # others may have failed with it
             self.outcome.__cause__, self.outcome.task_id = error.__cause__, self.task_id
-        elif now >= self._terms.deadline and self._sent > self._terms.deadline - GRACE:
+        elif self._sent >= self._terms.deadline:  # it was the last poll
             self.time_out()
 
     def on_missing(self, next_poll: float, error: MidjourneyError | None) -> None:
@@ -445,8 +448,9 @@ class Schedule:
         while self._heap and self._heap[0][0] <= due and self._heap[0][2].alone == alone and len(watches) < size:
             watches.append(heappop(self._heap)[2])
         self._polled.extend(watches)
-        # The batches share what is left of the last round.
-        until = now + (self._last_round_ends - now) * len(watches) / (len(watches) + len(self._heap))
+        until = self._terms.deadline
+        if now >= until:  # the batches share what is left of the last round
+            until = now + (self._last_round_ends - now) * len(watches) / (len(watches) + len(self._heap))
         return Batch(watches, one_by_one or (len(watches) == 1 and not watches[0].needs_list), until)
 
     def _time_out(self) -> None:
