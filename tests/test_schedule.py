@@ -12,20 +12,7 @@ import hypothesis.strategies as st
 from attrs import Factory, define
 from hypothesis import given
 
-from anyapi_midjourney import (
-    APIConnectionError,
-    AuthenticationError,
-    InvalidResponseError,
-    MidjourneyError,
-    PermissionDeniedError,
-    RateLimitError,
-    ServerError,
-    Task,
-    TaskBlockedError,
-    TaskFailedError,
-    TaskNotFoundError,
-    WaitTimeoutError,
-)
+from anyapi_midjourney import Task, errors
 from anyapi_midjourney._waiting import (
     GRACE,
     LIST_ABSENT_FOR,
@@ -42,18 +29,18 @@ from shells import EXAMPLE
 if TYPE_CHECKING:
     import pytest
 
-TRANSIENT: dict[str, MidjourneyError] = {
-    "lost": APIConnectionError("reset"),
-    "502": ServerError(502, {}, ""),
-    "429": RateLimitError(429, {}, ""),
-    "429, 20 s": RateLimitError(429, {"retry-after": "20"}, ""),
+TRANSIENT: dict[str, errors.MidjourneyError] = {
+    "lost": errors.APIConnectionError("reset"),
+    "502": errors.ServerError(502, {}, ""),
+    "429": errors.RateLimitError(429, {}, ""),
+    "429, 20 s": errors.RateLimitError(429, {"retry-after": "20"}, ""),
 }
-FINAL: dict[str, MidjourneyError] = {
-    "429, a year": RateLimitError(429, {"retry-after": "31536000"}, ""),
-    "html": InvalidResponseError(200, {}, "<html>"),
-    "401": AuthenticationError(401, {}, {}),
-    "403": PermissionDeniedError(403, {}, {}),
-    "404": TaskNotFoundError(400, {}, {"code": 4}),
+FINAL: dict[str, errors.MidjourneyError] = {
+    "429, a year": errors.RateLimitError(429, {"retry-after": "31536000"}, ""),
+    "html": errors.InvalidResponseError(200, {}, "<html>"),
+    "401": errors.AuthenticationError(401, {}, {}),
+    "403": errors.PermissionDeniedError(403, {}, {}),
+    "404": errors.TaskNotFoundError(400, {}, {"code": 4}),
 }
 ERRORS = TRANSIENT | FINAL
 LISTS = ["", "empty", "half", "absent", "cancelled"]
@@ -83,8 +70,8 @@ class World:
     """What becomes of each request, and the seconds that it takes. After the last one all is well."""
     now: float = 100.0
     state: GatewayState = Factory(GatewayState)
-    outcomes: list[tuple[str, Task | MidjourneyError]] = Factory(list[tuple[str, Task | MidjourneyError]])
-    responses: dict[str, list[dict[str, Any] | MidjourneyError]] = Factory(lambda: defaultdict(list))
+    outcomes: list[tuple[str, Task | errors.MidjourneyError]] = Factory(list[tuple[str, Task | errors.MidjourneyError]])
+    responses: dict[str, list[dict[str, Any] | errors.MidjourneyError]] = Factory(lambda: defaultdict(list))
     changes: list[Task] = Factory(list[Task])
     requests: int = 0
 
@@ -178,11 +165,11 @@ def test_every_id_has_one_outcome_in_time_that_agrees_with_the_last_response(
         seen = [change for change in world.changes if change.id == task_id]
         assert len(seen) == len({(row["status"], row["progress"]) for row in rows})
         assert not any(row["status"] in ("SUCCESS", "FAILURE") for row in rows[:-1])
-        if isinstance(outcome, Task | TaskFailedError | TaskBlockedError):
+        if isinstance(outcome, Task | errors.TaskFailedError | errors.TaskBlockedError):
             ended = outcome if isinstance(outcome, Task) else outcome.task
             assert ended.raw.to_dict()["status"] == rows[-1]["status"] == ended.status
-            assert ended is seen[-1] or isinstance(outcome, TaskBlockedError)
-        elif isinstance(outcome, WaitTimeoutError):
+            assert ended is seen[-1] or isinstance(outcome, errors.TaskBlockedError)
+        elif isinstance(outcome, errors.WaitTimeoutError):
             assert world.now >= 100 + timeout
             assert bool(outcome.task) == bool(rows)
         else:

@@ -15,23 +15,7 @@ import httpx
 import pytest
 import trio
 
-from anyapi_midjourney import (
-    APIConnectionError,
-    APIResponseError,
-    AuthenticationError,
-    ConfigurationError,
-    InvalidResponseError,
-    MidjourneyError,
-    PermissionDeniedError,
-    ServerError,
-    Task,
-    TaskBlockedError,
-    TaskCancelledError,
-    TaskError,
-    TaskFailedError,
-    TaskNotFoundError,
-    WaitTimeoutError,
-)
+from anyapi_midjourney import Task, errors
 from shells import EXAMPLE, KEY, TASK_ID, Clock, Shell, reply
 
 if TYPE_CHECKING:
@@ -177,7 +161,9 @@ def run(shell: Shell, server: Transport, script: Callable[[Any], Any], **options
     return shell.use(server.clock, server, sync if shell.name == "sync" else script, **options)
 
 
-def complete(shell: Shell, gateway: Gateway, ids: Iterable[Any], **options: Any) -> dict[str, Task | MidjourneyError]:
+def complete(
+    shell: Shell, gateway: Gateway, ids: Iterable[Any], **options: Any
+) -> dict[str, Task | errors.MidjourneyError]:
     """The outcomes of `as_completed`, each id once."""
     found = shell.use(gateway.clock, gateway, lambda mj: mj.as_completed(ids, **options))
     outcomes = {str(task_id): outcome for task_id, outcome in found}
@@ -185,7 +171,7 @@ def complete(shell: Shell, gateway: Gateway, ids: Iterable[Any], **options: Any)
     return outcomes
 
 
-def kinds(outcomes: dict[str, Task | MidjourneyError]) -> dict[str, str]:
+def kinds(outcomes: dict[str, Task | errors.MidjourneyError]) -> dict[str, str]:
     return {task_id: type(outcome).__name__ for task_id, outcome in outcomes.items()}
 
 
@@ -220,7 +206,7 @@ def test_a_finished_task_costs_one_request_and_no_sleep(wait: Callable[..., Task
 
 def test_a_timeout_of_0_is_one_poll(wait: Callable[..., Task], clock: Clock) -> None:
     server = Server(clock, RUNNING)
-    with pytest.raises(WaitTimeoutError, match="last seen IN_PROGRESS 30 % 0 s ago") as caught:
+    with pytest.raises(errors.WaitTimeoutError, match="last seen IN_PROGRESS 30 % 0 s ago") as caught:
         wait(server, timeout=0)
     assert server.moments == [0]
     assert caught.value.task is not None
@@ -238,10 +224,10 @@ def test_the_last_poll_is_at_the_deadline(wait: Callable[..., Task], clock: Cloc
 def test_a_wait_returns_half_a_second_after_the_deadline_even_if_the_server_hangs(
     wait: Callable[..., Task], clock: Clock, timeout: float
 ) -> None:
-    with pytest.raises(WaitTimeoutError, match="last seen IN_PROGRESS 30 %") as caught:
+    with pytest.raises(errors.WaitTimeoutError, match="last seen IN_PROGRESS 30 %") as caught:
         wait([RUNNING, *[1e6, RUNNING] * 50], timeout=timeout)
     assert clock.now - 1000 <= timeout + 0.6
-    assert isinstance(caught.value.last_error, APIConnectionError)
+    assert isinstance(caught.value.last_error, errors.APIConnectionError)
     assert "The last poll failed: No response in time" in str(caught.value)
     assert isinstance(caught.value, TimeoutError)
     again = pickle.loads(pickle.dumps(caught.value))
@@ -264,7 +250,7 @@ def test_without_a_timeout_a_wait_takes_as_long_as_the_task(wait: Callable[..., 
 
 
 def test_the_default_timeout_is_a_little_above_the_gateways_hour(shell: Shell, clock: Clock) -> None:
-    with pytest.raises(WaitTimeoutError):
+    with pytest.raises(errors.WaitTimeoutError):
         shell.use(clock, Server(clock, RUNNING), lambda mj: mj.wait(TASK_ID))
     assert 3600 + 2 * 15 < clock.now - 1000 < 3800
 
@@ -272,7 +258,7 @@ def test_the_default_timeout_is_a_little_above_the_gateways_hour(shell: Shell, c
 @pytest.mark.parametrize("timeout", [-1, float("nan"), "10", [], -0.1])
 def test_an_unusable_timeout_is_refused(wait: Callable[..., Task], clock: Clock, timeout: Any) -> None:
     server = Server(clock, GOOD)
-    with pytest.raises(ConfigurationError, match="seconds"):
+    with pytest.raises(errors.ConfigurationError, match="seconds"):
         wait(server, timeout=timeout)
     assert not server.moments
 
@@ -293,7 +279,7 @@ def test_transient_faults_end_no_wait_once_a_task_was_seen(wait: Callable[..., T
 @pytest.mark.parametrize("fault", [reset, BUSY, reply("", 429)])
 def test_lost_connections_5xx_and_429_end_no_wait_before_a_task_was_seen(wait: Callable[..., Task], fault: Any) -> None:
     assert wait([fault] * 100 + [GOOD]).succeeded
-    with pytest.raises(WaitTimeoutError, match="never") as caught:
+    with pytest.raises(errors.WaitTimeoutError, match="never") as caught:
         wait([fault], timeout=60)
     assert caught.value.last_error is not None
 
@@ -301,18 +287,18 @@ def test_lost_connections_5xx_and_429_end_no_wait_before_a_task_was_seen(wait: C
 @pytest.mark.parametrize(
     ("responses", "error", "polls"),
     [
-        ([FORBIDDEN], PermissionDeniedError, 1),
-        ([RUNNING, FORBIDDEN], PermissionDeniedError, 2),
-        ([REFUSED, REFUSED], AuthenticationError, 2),
-        ([RUNNING, REFUSED, RUNNING, REFUSED, REFUSED], AuthenticationError, 5),
-        ([NOT_FOUND, NOT_FOUND], TaskNotFoundError, 2),
-        ([PAGE] * 3, InvalidResponseError, 3),
-        ([reply("", 404)] * 3, APIResponseError, 3),
-        ([reply("", 301, location="https://elsewhere/")] * 3, APIResponseError, 3),
+        ([FORBIDDEN], errors.PermissionDeniedError, 1),
+        ([RUNNING, FORBIDDEN], errors.PermissionDeniedError, 2),
+        ([REFUSED, REFUSED], errors.AuthenticationError, 2),
+        ([RUNNING, REFUSED, RUNNING, REFUSED, REFUSED], errors.AuthenticationError, 5),
+        ([NOT_FOUND, NOT_FOUND], errors.TaskNotFoundError, 2),
+        ([PAGE] * 3, errors.InvalidResponseError, 3),
+        ([reply("", 404)] * 3, errors.APIResponseError, 3),
+        ([reply("", 301, location="https://elsewhere/")] * 3, errors.APIResponseError, 3),
     ],
 )
 def test_lasting_refusals_end_a_wait(
-    wait: Callable[..., Task], clock: Clock, responses: list[Any], error: type[MidjourneyError], polls: int
+    wait: Callable[..., Task], clock: Clock, responses: list[Any], error: type[errors.MidjourneyError], polls: int
 ) -> None:
     server = Server(clock, *responses, GOOD)
     with pytest.raises(error) as caught:
@@ -326,14 +312,14 @@ def test_a_mistake_in_the_program_ends_a_wait(wait: Callable[..., Task]) -> None
     def mistaken(_: httpx.Request) -> httpx.Response:
         raise TypeError("a mistake")
 
-    with pytest.raises(APIConnectionError, match="not a fault of the network"):
+    with pytest.raises(errors.APIConnectionError, match="not a fault of the network"):
         wait([RUNNING, mistaken])
 
 
 @pytest.mark.parametrize("task_id", ["", "a/b", 5])
 def test_an_unusable_id_is_refused_without_a_request(wait: Callable[..., Task], clock: Clock, task_id: Any) -> None:
     server = Server(clock, GOOD)
-    with pytest.raises(ConfigurationError, match="A task id is"):
+    with pytest.raises(errors.ConfigurationError, match="A task id is"):
         wait(server, task_id=task_id)
     assert not server.moments
 
@@ -354,14 +340,14 @@ def test_retry_after_does_not_outlast_the_deadline(wait: Callable[..., Task], cl
 @pytest.mark.parametrize(
     ("response", "error", "text"),
     [
-        (task("FAILURE", failReason="Invalid link\x1b[31m"), TaskFailedError, '"Invalid link [31m"'),
-        (task("FAILURE"), TaskFailedError, "no reason"),
-        (task("", failReason="banned"), TaskFailedError, '"banned"'),
-        (task("CANCEL"), TaskCancelledError, "cancelled"),
+        (task("FAILURE", failReason="Invalid link\x1b[31m"), errors.TaskFailedError, '"Invalid link [31m"'),
+        (task("FAILURE"), errors.TaskFailedError, "no reason"),
+        (task("", failReason="banned"), errors.TaskFailedError, '"banned"'),
+        (task("CANCEL"), errors.TaskCancelledError, "cancelled"),
     ],
 )
 def test_a_failed_task_raises_an_error_that_has_the_task(
-    wait: Callable[..., Task], response: Any, error: type[TaskError], text: str
+    wait: Callable[..., Task], response: Any, error: type[errors.TaskError], text: str
 ) -> None:
     with pytest.raises(error, match=r"FAILURE|CANCEL") as caught:
         wait([RUNNING, response])
@@ -373,7 +359,7 @@ def test_a_failed_task_raises_an_error_that_has_the_task(
 def test_a_task_in_modal_for_five_minutes_is_blocked(wait: Callable[..., Task], clock: Clock) -> None:
     assert wait([*[task("MODAL")] * 10, RUNNING, *[task("MODAL")] * 10, GOOD]).succeeded
     start = clock.now
-    with pytest.raises(TaskBlockedError, match="window") as caught:
+    with pytest.raises(errors.TaskBlockedError, match="window") as caught:
         wait([RUNNING, task("MODAL")])
     assert caught.value.task.status == "MODAL"
     assert 300 <= clock.now - start <= 325
@@ -419,18 +405,20 @@ def test_watch_gives_the_task_at_first_sight_and_at_every_change(shell: Shell, c
     assert [one.status for one in blocked] == ["IN_PROGRESS", "MODAL"]
 
 
-@pytest.mark.parametrize(("responses", "error"), [([RUNNING], WaitTimeoutError), ([FORBIDDEN], PermissionDeniedError)])
+@pytest.mark.parametrize(
+    ("responses", "error"), [([RUNNING], errors.WaitTimeoutError), ([FORBIDDEN], errors.PermissionDeniedError)]
+)
 def test_watch_raises_errors_that_are_not_about_how_the_task_ended(
-    shell: Shell, clock: Clock, responses: list[Any], error: type[MidjourneyError]
+    shell: Shell, clock: Clock, responses: list[Any], error: type[errors.MidjourneyError]
 ) -> None:
     with pytest.raises(error):
         shell.use(clock, Server(clock, *responses), lambda mj: mj.watch(TASK_ID, timeout=30))
 
 
 def test_a_wait_that_timed_out_ends_with_the_words_of_its_last_fault(wait: Callable[..., Task]) -> None:
-    with pytest.raises(WaitTimeoutError, match=r"The last poll failed: HTTP 502\.") as caught:
+    with pytest.raises(errors.WaitTimeoutError, match=r"The last poll failed: HTTP 502\.") as caught:
         wait([RUNNING, BUSY], timeout=60)
-    assert isinstance(caught.value.last_error, ServerError)
+    assert isinstance(caught.value.last_error, errors.ServerError)
 
 
 @pytest.mark.parametrize("cause", ["certificate", "407"])
@@ -443,7 +431,7 @@ def test_an_untrusted_certificate_and_a_407_end_a_wait_at_the_third_time_if_no_t
         raise httpx.ConnectError("untrusted") from ssl.SSLCertVerificationError("self-signed certificate")
 
     server = Server(clock, fault)
-    with pytest.raises(APIConnectionError):
+    with pytest.raises(errors.APIConnectionError):
         wait(server)
     assert len(server.moments) == 3
     assert wait([RUNNING, *[fault] * 9, GOOD]).succeeded
@@ -560,7 +548,7 @@ def test_a_mistyped_id_is_found_unknown_soon_even_if_the_other_task_is_done(
     async def script(mj: Any) -> None:
         async for task_id, outcome in mj.as_completed([other, "lost"]):
             if task_id == "lost":
-                assert isinstance(outcome, TaskNotFoundError)
+                assert isinstance(outcome, errors.TaskNotFoundError)
                 return
 
     run(shell, gateway, script)
@@ -572,7 +560,7 @@ def test_an_id_that_is_never_found_is_given_up_after_five_minutes(shell: Shell, 
         await mj.fetch("0s")
         await mj.wait("lost")
 
-    with pytest.raises(TaskNotFoundError):
+    with pytest.raises(errors.TaskNotFoundError):
         run(shell, gateway, script)
     assert 300 <= gateway.clock.now - 1000 <= 310
 
@@ -663,7 +651,7 @@ def test_an_on_change_that_raises_loses_nothing(shell: Shell, gateway: Gateway) 
 
 @pytest.mark.parametrize("ids", [TASK_ID, b"1", 5, None])
 def test_what_is_no_iterable_of_ids_is_refused(shell: Shell, gateway: Gateway, ids: Any) -> None:
-    with pytest.raises(ConfigurationError, match="wait"):
+    with pytest.raises(errors.ConfigurationError, match="wait"):
         complete(shell, gateway, ids)
 
 
@@ -740,7 +728,7 @@ def test_a_closed_client_refuses_to_wait(shell: Shell, gateway: Gateway) -> None
         await mj.aclose()
         await mj.wait(TASK_ID)
 
-    with pytest.raises(ConfigurationError, match="closed"):
+    with pytest.raises(errors.ConfigurationError, match="closed"):
         run(shell, gateway, script)
 
 
