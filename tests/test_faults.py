@@ -158,7 +158,7 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     def next_poll(_: RefreshCycle, now: float, **__: object) -> float:
         return now + 0.005
 
-    monkeypatch.setattr(_waiting, "_backoff", backoff)
+    monkeypatch.setattr(_waiting, "backoff", backoff)
     monkeypatch.setattr(_waiting, "_AFTER_REFUSAL", 0.002)
     monkeypatch.setattr(_waiting, "_LONGEST_PAUSE", 0.05)
     monkeypatch.setattr(RefreshCycle, "next_poll", next_poll)

@@ -5,19 +5,21 @@ A step is a request to send, seconds to sleep, or a picture to save. httpx does 
 
 from __future__ import annotations
 
+import random
 from contextlib import suppress
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeAlias, TypedDict, TypeVar, cast
 
 import httpx
+from attrs import define
 
 from anyapi_midjourney_generated import AuthenticatedClient, models
 from anyapi_midjourney_generated.api.tasks import fetch_task, list_tasks
 
 from ._http import checked_base_url, options_error, parsed_body, proxy_variable, warn_if_plain
 from ._task import Task, TaskAction, id_of
-from ._waiting import LIST_ABSENT_FOR, LIST_SIZE, Batch, GatewayState, Retry, Schedule, Terms, Watch, live_rows
+from ._waiting import LIST_ABSENT_FOR, LIST_SIZE, Batch, GatewayState, Schedule, Terms, Watch, backoff, live_rows
 from .errors import (
     APIResponseError,
     ConfigurationError,
@@ -54,6 +56,28 @@ class Call(NamedTuple):
 Step: TypeAlias = "float | list[Steps[None]] | Call | Download"
 """Sleep so many seconds, carry out several at once, send a request, or save a picture."""
 Steps: TypeAlias = "Generator[Step, Any, Result]"
+
+
+@define
+class Retry:
+    """How often one request may be sent again, and after what pause."""
+
+    left: int
+    _made: int = 0
+
+    def backoff_or_raise(self, error: MidjourneyError) -> float:
+        """Seconds to wait before the next try. Raises the error if it is not transient, or no retry is left.
+
+        A `Retry-After` counts up to 30 s. Half a second of jitter keeps many clients from returning together.
+        """
+        if not self.left or not error.is_transient:
+            raise error
+        self.left -= 1
+        self._made += 1
+        asked = error.retry_after if isinstance(error, APIResponseError) else None
+        if asked is None:
+            return backoff(self._made, error, overloaded=(5.0, 6.0))  # the gateway measures its load every 5 s
+        return min(max(asked, 0.5) + random.uniform(0.0, 0.5), 30.0)  # noqa: S311  (not a secret)
 
 
 class Options(TypedDict, total=False):

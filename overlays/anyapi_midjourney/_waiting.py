@@ -67,28 +67,6 @@ Row: TypeAlias = dict[str, Any]
 T = TypeVar("T")
 
 
-@define
-class Retry:
-    """How often one request may be sent again, and after what pause."""
-
-    left: int
-    _made: int = 0
-
-    def backoff_or_raise(self, error: MidjourneyError) -> float:
-        """Seconds to wait before the next try. Raises the error if it is not transient, or no retry is left.
-
-        A `Retry-After` counts up to 30 s. Half a second of jitter keeps many clients from returning together.
-        """
-        if not self.left or not error.is_transient:
-            raise error
-        self.left -= 1
-        self._made += 1
-        asked = error.retry_after if isinstance(error, APIResponseError) else None
-        if asked is None:
-            return _backoff(self._made, error, overloaded=(5.0, 6.0))  # the gateway measures its load every 5 s
-        return min(max(asked, 0.5) + random.uniform(0.0, 0.5), 30.0)  # noqa: S311  (not a secret)
-
-
 @define(eq=False)
 class GatewayState:
     """What a client knows about its gateway, from one wait to the next."""
@@ -111,7 +89,7 @@ class GatewayState:
     def on_error(self, error: MidjourneyError, attempt: int, now: float) -> float:
         """Logs an error. Returns the pause before the same request is sent again, and pauses the client if asked to."""
         _log.info("A poll failed: %s", error)
-        pause = _backoff(attempt, error) if error.is_transient else _AFTER_REFUSAL
+        pause = backoff(attempt, error) if error.is_transient else _AFTER_REFUSAL
         if isinstance(error, APIResponseError):
             asked = pause if isinstance(error, RateLimitError) else 0.0
             asked = asked if error.retry_after is None else min(error.retry_after, _LONGEST_PAUSE)
@@ -253,14 +231,11 @@ class Watch:
 
     def time_out(self) -> None:
         """Ends the wait with a `WaitTimeoutError`."""
-        seen, advice = "it was never seen", "check the network and the base URL, and wait again"
-        if isinstance(self._error, TaskNotFoundError):
-            advice = "check the id, and wait again"
+        seen, advice = "it was never seen", "check the id, the network and the base URL, and wait again"
         if self.task:
             progress = f" {self.task.progress} %" if self.task.progress is not None else ""
-            name = self.task.status_name
-            name = name if name in (*TaskStatus, "ACCEPTED") else quote(name)
-            seen = f"last seen {name}{progress} {self._terms.clock() - self._shown_until:.0f} s ago"
+            age = self._terms.clock() - self._shown_until
+            seen = f"last seen {quote(self.task.status_name)[1:-1]}{progress} {age:.0f} s ago"
             advice = "it goes on at the server, so wait again with the same id"
             if self.task.status == TaskStatus.MODAL:
                 advice = "somebody must answer its window (POST /mj/submit/modal)"
@@ -276,23 +251,22 @@ class Watch:
 
     def _is_final(self, error: MidjourneyError, now: float) -> bool:
         seen_at = self._terms.state.task_seen_at
-        third_before_any_task = self._same_faults > 2 and seen_at == -inf
         match error:
             case ConfigurationError() | PermissionDeniedError():
                 return True
-            case APIConnectionError():
-                return error.is_mistake or (not error.is_transient and third_before_any_task)
             case AuthenticationError():
                 return self._same_faults > 1  # a database fault of the gateway refuses a good key once
             case TaskNotFoundError():
                 # Such a fault also hides a task, but not one task alone while others are seen, and not for long.
-                lasting = now - self._same_faults_from >= BLOCKED_AFTER
-                certain = seen_at == -inf or seen_at > self._same_faults_from or lasting
-                return self.task is None and self._same_faults > 1 and certain
+                seen_since = seen_at == -inf or seen_at > self._same_faults_from
+                certain = seen_since or now - self._same_faults_from >= BLOCKED_AFTER
+                return not self.task and self._same_faults > 1 and certain
+            case APIConnectionError() if error.is_mistake:
+                return True
             case _:
-                # Something else answers. Where the API has answered before, it is a maintenance page.
+                # Where the API has answered before, it is a maintenance page or a change of the network.
                 wrong = isinstance(error, InvalidResponseError) or not error.is_transient
-                return wrong and third_before_any_task
+                return wrong and self._same_faults > 2 and seen_at == -inf
 
 
 class Source(Protocol[T]):
@@ -356,14 +330,6 @@ class Schedule:
             )
         self.items: deque[tuple[str, Outcome]] = deque()
         self._terms, self._on_change = terms, on_change
-        self._heap: list[tuple[float, int, Watch]] = []
-        self._order = count()
-        self._polled: deque[Watch] = deque()
-        """The last batch. It returns to the heap at the next step, so that a cancelled one is polled again."""
-        self._paused_until = -inf
-        """When the next poll may be sent, after an empty list."""
-        self._last_round_ends = inf
-        """When the last polls must have ended, once the deadline has passed."""
         watches: dict[str, Watch] = {}
         for task in tasks:
             try:
@@ -372,7 +338,14 @@ class Schedule:
                 self.items.append((cast("str", task), error))
             else:
                 watches.setdefault(task_id, Watch(task_id, terms))
-        self._polled.extend(watches.values())
+        self._polled = deque(watches.values())
+        """The last batch. It returns to the heap at the next step, so that a cancelled one is polled again."""
+        self._heap: list[tuple[float, int, Watch]] = []
+        self._order = count()
+        self._paused_until = -inf
+        """When the next poll may be sent, after an empty list."""
+        self._last_round_ends = inf
+        """When the last polls must have ended, once the deadline has passed."""
 
     def step(self) -> Batch | float | None:
         """What to do next: poll a batch, or sleep so many seconds. None when there are items, or none will come."""
@@ -391,20 +364,17 @@ class Schedule:
 
     def on_rows(self, watches: Sequence[Watch], rows: Mapping[str, Row]) -> None:
         """Records the rows of a list, by id in lower case."""
-        missing: list[Watch] = []
+        now, missing = self._terms.clock(), list[Watch]()
         for watch in watches:
             if row := rows.get(watch.task_id.lower()):
                 watch.on_row(row)
             else:
                 missing.append(watch)
-        now = self._terms.clock()
         if now < self._terms.state.list_absent_until:
             return  # there is no list, and they are still due
-        error: MidjourneyError | None = TaskNotFoundError(200, {}, [], "The list of tasks lacks it.")
-        if len(missing) == len(watches):
-            error = None
-            if len(watches) > 1:
-                missing = self._on_empty_list(missing)
+        error = TaskNotFoundError(200, {}, [], "The list of tasks lacks it.") if len(missing) < len(watches) else None
+        if not error and len(watches) > 1:
+            missing = self._on_empty_list(missing)
         for number, watch in enumerate(missing):
             watch.on_missing(now + number // SINGLES * _GATHERED, error)
 
@@ -463,14 +433,9 @@ class Schedule:
 
 def live_rows(rows: Iterable[object]) -> dict[str, Row]:
     """The rows of a list, by id in lower case. Of two with one id, the one whose action is MODAL is the live one."""
-    live: dict[str, Row] = {}
-    for row in rows:
-        if isinstance(row, dict):
-            fields = cast("Row", row)
-            task_id = (as_text(fields.get("id")) or "").lower()
-            if task_id not in live or fields.get("action") == TaskAction.MODAL:
-                live[task_id] = fields
-    return live
+    found = [cast("Row", row) for row in rows if isinstance(row, dict)]
+    found.sort(key=lambda row: row.get("action") == TaskAction.MODAL)
+    return {(as_text(row.get("id")) or "").lower(): row for row in found}
 
 
 def _visible(task: Task) -> tuple[object, ...]:
@@ -479,7 +444,8 @@ def _visible(task: Task) -> tuple[object, ...]:
     return task.status, task.progress, task.fail_reason, task.buttons, picture
 
 
-def _backoff(attempt: int, error: MidjourneyError, overloaded: tuple[float, float] = (2.0, 5.0)) -> float:
+def backoff(attempt: int, error: MidjourneyError, overloaded: tuple[float, float] = (2.0, 5.0)) -> float:
+    """Seconds before the next attempt: up to 0.5, 1, 2, 4 and then 8; within these bounds if the gateway is overloaded."""
     if isinstance(error, APIResponseError) and str(error.code).endswith("_overloaded"):
         return random.uniform(*overloaded)  # noqa: S311  (not a secret)
     return 2.0 ** min(attempt - 2, 3) * random.uniform(0.5, 1.0)  # noqa: S311  (not a secret)
