@@ -445,7 +445,7 @@ def _visible(task: Task) -> tuple[object, ...]:
 
 
 def backoff(attempt: int, error: MidjourneyError, overloaded: tuple[float, float] = (2.0, 5.0)) -> float:
-    """Seconds before the next attempt: up to 0.5, 1, 2, 4 and then 8; within these bounds if the gateway is overloaded."""
+    """Seconds before the next attempt: up to 0.5, 1, 2, 4 and then 8; or within these bounds after an overload."""
     if isinstance(error, APIResponseError) and str(error.code).endswith("_overloaded"):
         return random.uniform(*overloaded)  # noqa: S311  (not a secret)
     return 2.0 ** min(attempt - 2, 3) * random.uniform(0.5, 1.0)  # noqa: S311  (not a secret)
