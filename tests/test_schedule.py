@@ -205,8 +205,8 @@ def waiting(count: int) -> tuple[Schedule, list[Watch]]:
 
 def body(task_id: str) -> dict[str, Any]:
     """As JSON gives it: no string is shared with another task's."""
-    status = {"status": "IN_PROGRESS", "progress": "40%", "buttons": [], "imageUrl": "", "properties": None}
-    values: dict[str, Any] = {**EXAMPLE, **status, "id": task_id}
+    values: dict[str, Any] = {**EXAMPLE, "id": task_id, "status": "IN_PROGRESS", "progress": "40%", "imageUrl": ""}
+    values |= {"buttons": [], "properties": None}
     return {name: value.encode().decode() if isinstance(value, str) else value for name, value in values.items()}
 
 
