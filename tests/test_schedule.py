@@ -44,7 +44,7 @@ FINAL: dict[str, errors.MidjourneyError] = {
 }
 ERRORS = TRANSIENT | FINAL
 LISTS = ["", "empty", "half", "absent", "cancelled"]
-"""What a list can be besides an error: "" has all tasks, "half" every second one."""
+"""What a list can be, if not an error: "" has all tasks, "half" has every second one."""
 
 
 @define
@@ -189,7 +189,7 @@ def test_without_a_deadline_no_transient_fault_loses_a_task(
 
 
 def waiting(count: int) -> tuple[Schedule, list[Watch]]:
-    """A schedule of many tasks, each of which was in a list; and those of its first batch."""
+    """A schedule of many tasks that were all in a list once; and the tasks."""
     now = 0.0
     schedule = Schedule(
         [f"17306218260{n:05}" for n in range(count)], Terms(GatewayState(), lambda: now, str, 3700, 30, many=True)

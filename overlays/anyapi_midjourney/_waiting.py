@@ -45,13 +45,13 @@ if TYPE_CHECKING:
 DEFAULT_TIMEOUT = 3700.0
 """Seconds. The gateway turns a task that is stuck into FAILURE an hour after its submission, at its next refresh."""
 GRACE = 0.5
-"""Seconds a request may run past the deadline."""
+"""Seconds the last poll may run past the deadline."""
 BLOCKED_AFTER = 300.0
 """Seconds after which a task in MODAL is blocked, and an id that was never found is unknown."""
 LIST_SIZE = 500
 """Ids in one request. The gateway takes 32,765 (with SQLite); the body of 500 finished tasks has up to 10 MiB."""
 SINGLES = 16
-"""Tasks that are fetched one by one in one step."""
+"""Tasks that one step fetches in a request each."""
 LIST_ABSENT_FOR = 600.0
 """Seconds for which a gateway is believed to have no list."""
 _GATHERED = 0.5  # seconds: polls that are due so soon share a request
@@ -77,7 +77,7 @@ class GatewayState:
     paused_until: float = -inf
     """When the server wants the next poll; it pauses the whole client."""
     list_absent_until: float = -inf
-    """Until when tasks are fetched one by one, since the gateway has no list."""
+    """Until when tasks are fetched in a request each, since the gateway has no list."""
     _unknown: set[str] = Factory(set[str])
 
     def on_status(self, status: TaskStatus) -> None:
@@ -112,7 +112,7 @@ class Terms:
     deadline: float = field(init=False, default=Factory(lambda self: self.clock() + self.timeout, takes_self=True))
 
     def pause(self, next_poll: float) -> float:
-        """Seconds until a poll that is due then. In the half second before the deadline it waits for the last poll."""
+        """Seconds until a poll that is due then. The last one is at the deadline, and none is in the half second before."""
         start = max(next_poll, self.state.paused_until)
         start = self.deadline if start > self.deadline - GRACE else start
         return max(0.0, start - self.clock())
@@ -130,17 +130,17 @@ class Watch:
     """As it was last seen."""
     next_poll: float = -inf
     alone: bool = False
-    """Whether to fetch it by itself, since a list lacked it."""
+    """Whether to fetch it in a request of its own, since a list lacked it."""
     faults: int = 0
     """Errors in a row."""
     _error: MidjourneyError | None = None
     """The last one."""
     _same_faults: int = 0
-    """Errors in a row of the same class as the last one."""
+    """Errors in a row of the class of the last one."""
     _same_faults_from: float = 0.0
-    """When the request was sent that failed first with this class."""
+    """When the first request that failed with this class was sent."""
     _row: Row | None = None
-    """What the server sent for the task."""
+    """The task as the server sent it."""
     _changed: bool = False
     """Whether nobody has taken the last change yet."""
     _sent: float = 0.0
@@ -188,8 +188,7 @@ class Watch:
     def on_row(self, row: Row) -> None:
         """Records the task as the server sent it."""
         now, last, state = self._terms.clock(), self.task, self._terms.state
-        # A conversion takes longer than all the rest.
-        same = last if row == self._row else None
+        same = last if row == self._row else None  # a conversion takes longer than all the rest
         task = same or Task.from_model(models.Task.from_dict(row), self.task_id)
         changed = not same and (not last or _visible(last) != _visible(task))
         if last and changed:
@@ -215,7 +214,7 @@ class Watch:
         now = self._terms.clock()
         if pause is None:
             pause = self._terms.state.on_error(error, self.faults + 1, now)
-        self._count(error)
+        self._count_fault(error)
         self.alone, self.next_poll = False, now + pause
         if self._is_final(error, now):
             self.outcome = copy(error)  # others may have failed with it
@@ -224,10 +223,10 @@ class Watch:
             self.time_out()
 
     def on_missing(self, next_poll: float, error: MidjourneyError | None) -> None:
-        """Records that a list lacked it, so that it is fetched by itself. `error` is given if the list had others."""
+        """Records that a list lacked it: a request of its own decides. `error` is given if the list had other tasks."""
         self.alone, self.next_poll = True, next_poll
         if error:
-            self._count(error)
+            self._count_fault(error)
 
     def time_out(self) -> None:
         """Ends the wait with a `WaitTimeoutError`."""
@@ -244,7 +243,7 @@ class Watch:
         self.outcome = WaitTimeoutError(text, self.task, self._error)
         self.outcome.task_id = self.task_id
 
-    def _count(self, error: MidjourneyError) -> None:
+    def _count_fault(self, error: MidjourneyError) -> None:
         if not self.faults or type(error) is not type(self._error):
             self._same_faults, self._same_faults_from = 0, self._sent
         self.faults, self._same_faults, self._error = self.faults + 1, self._same_faults + 1, error
@@ -258,8 +257,8 @@ class Watch:
                 return self._same_faults > 1  # a database fault of the gateway refuses a good key once
             case TaskNotFoundError():
                 # Such a fault also hides a task, but not one task alone while others are seen, and not for long.
-                seen_since = seen_at == -inf or seen_at > self._same_faults_from
-                certain = seen_since or now - self._same_faults_from >= BLOCKED_AFTER
+                lasting = now - self._same_faults_from >= BLOCKED_AFTER
+                certain = seen_at == -inf or seen_at > self._same_faults_from or lasting
                 return not self.task and self._same_faults > 1 and certain
             case APIConnectionError() if error.is_mistake:
                 return True
@@ -310,7 +309,7 @@ class Changes:
 
 
 class Batch(NamedTuple):
-    """Tasks to poll now: in one request, or one by one."""
+    """Tasks to poll now: in one request, or in a request each."""
 
     watches: list[Watch]
     one_by_one: bool
@@ -325,9 +324,7 @@ class Schedule:
         self, tasks: Iterable[Task | str], terms: Terms, on_change: Callable[[Task], object] | None = None
     ) -> None:
         if isinstance(tasks, str | bytes | Task) or not isinstance(cast("object", tasks), Iterable):
-            raise ConfigurationError(
-                "Many tasks are a list or another iterable of tasks or ids; for one there is wait."
-            )
+            raise ConfigurationError("as_completed takes a list or another iterable of tasks or ids; wait takes one.")
         self.items: deque[tuple[str, Outcome]] = deque()
         self._terms, self._on_change = terms, on_change
         watches: dict[str, Watch] = {}
@@ -339,7 +336,7 @@ class Schedule:
             else:
                 watches.setdefault(task_id, Watch(task_id, terms))
         self._polled = deque(watches.values())
-        """The last batch. It returns to the heap at the next step, so that a cancelled one is polled again."""
+        """The last batch. It returns to the heap at the next step, so that it is polled again if it was cancelled."""
         self._heap: list[tuple[float, int, Watch]] = []
         self._order = count()
         self._paused_until = -inf
@@ -381,7 +378,9 @@ class Schedule:
     def on_error(self, watches: Sequence[Watch], error: MidjourneyError) -> float:
         """Records a request that failed for all of these. Returns the pause before it is sent again."""
         faults = max(watch.faults for watch in watches)
-        pause = self._terms.state.on_error(error, faults + 1, self._terms.clock())  # one for all, or they scatter
+        pause = self._terms.state.on_error(
+            error, faults + 1, self._terms.clock()
+        )  # one for all, so that they stay together
         for watch in watches:
             watch.on_error(error, pause)
         return pause
@@ -392,7 +391,7 @@ class Schedule:
             tasks.clear()
 
     def _on_empty_list(self, watches: list[Watch]) -> list[Watch]:
-        """Returns the tasks to fetch one by one: none after the first empty list, as it may be a database fault."""
+        """Returns the tasks to fetch in a request each: none after the first empty list, which may be a database fault."""
         singles = SINGLES if any(watch.faults for watch in watches) else 0
         if failed := watches[singles:]:
             error = ServerError(200, {}, "", "The list of tasks is empty, as after a database fault of the gateway.")
@@ -439,7 +438,7 @@ def live_rows(rows: Iterable[object]) -> dict[str, Row]:
 
 
 def _visible(task: Task) -> tuple[object, ...]:
-    """What a change is a change of. The gateway adds a new query to a preview's URL at each poll."""
+    """What makes a change if it differs. The gateway adds a new query to a preview's URL at each poll."""
     picture = (task.picture_url or task.preview_url or "").partition("?")[0]
     return task.status, task.progress, task.fail_reason, task.buttons, picture
 
