@@ -112,7 +112,7 @@ class Terms:
     deadline: float = field(init=False, default=Factory(lambda self: self.clock() + self.timeout, takes_self=True))
 
     def pause(self, next_poll: float) -> float:
-        """Seconds until a poll that is due then. The last one is at the deadline, and none is in the half second before."""
+        """Seconds until a poll that is due then. The last one is at the deadline; none is in the half second before."""
         start = max(next_poll, self.state.paused_until)
         start = self.deadline if start > self.deadline - GRACE else start
         return max(0.0, start - self.clock())
@@ -391,7 +391,7 @@ class Schedule:
             tasks.clear()
 
     def _on_empty_list(self, watches: list[Watch]) -> list[Watch]:
-        """Returns the tasks to fetch in a request each: none after the first empty list, which may be a database fault."""
+        """Returns the tasks to fetch in a request each: none after the first empty list, as it may be a database fault."""
         singles = SINGLES if any(watch.faults for watch in watches) else 0
         if failed := watches[singles:]:
             error = ServerError(200, {}, "", "The list of tasks is empty, as after a database fault of the gateway.")
