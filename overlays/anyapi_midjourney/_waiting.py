@@ -391,7 +391,7 @@ class Schedule:
             tasks.clear()
 
     def _on_empty_list(self, watches: list[Watch]) -> list[Watch]:
-        """Returns the tasks to fetch in a request each: none after the first empty list, as it may be a database fault."""
+        """Returns the tasks to fetch in a request each: none after a first empty list, often a database fault."""
         singles = SINGLES if any(watch.faults for watch in watches) else 0
         if failed := watches[singles:]:
             error = ServerError(200, {}, "", "The list of tasks is empty, as after a database fault of the gateway.")
