@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import tracemalloc
 from collections import defaultdict
 from math import inf
@@ -90,7 +91,10 @@ class World:
                     "polled after its end"
                 )
                 assert len({watch.task_id for watch in step.watches}) == len(step.watches) <= LIST_SIZE
-                self._poll(schedule, step)
+                if step.one_by_one:
+                    self._poll_each(step)
+                else:
+                    self._poll_together(schedule, step)
             elif step is not None:
                 assert 0 < step < inf
                 self.now += step
@@ -105,15 +109,19 @@ class World:
         self.now = max(self.now, min(self.now + seconds, until))
         return "lost" if late else what
 
-    def _poll(self, schedule: Schedule, batch: Batch) -> None:
-        if batch.one_by_one:
-            assert len(batch.watches) <= SINGLES
-            for watch in batch.watches:
-                if (until := watch.begin(batch.until)) > self.now:
-                    if (what := self._next(until)) == "cancelled":
-                        return
-                    self._single(watch, what)
-            return
+    def _poll_each(self, batch: Batch) -> None:
+        assert len(batch.watches) <= SINGLES
+        for watch in batch.watches:
+            if (until := watch.begin(batch.until)) > self.now:
+                if (what := self._next(until)) == "cancelled":
+                    return
+                if error := ERRORS.get(what):
+                    watch.on_error(error)
+                else:
+                    watch.on_row(self._row(watch.task_id))
+                self.responses[watch.task_id].append(error or self._row(watch.task_id))
+
+    def _poll_together(self, schedule: Schedule, batch: Batch) -> None:
         what = self._next(min([watch.begin(batch.until) for watch in batch.watches]))
         ids = [watch.task_id for watch in batch.watches]
         if what in ERRORS:
@@ -128,13 +136,6 @@ class World:
             for task_id, row in rows.items():
                 self.responses[task_id].append(row)
             schedule.on_rows(batch.watches, rows)
-
-    def _single(self, watch: Watch, what: str) -> None:
-        self.responses[watch.task_id].append(ERRORS[what] if what in ERRORS else self._row(watch.task_id))
-        if what in ERRORS:
-            watch.on_error(ERRORS[what])
-        else:
-            watch.on_row(self._row(watch.task_id))
 
     def _row(self, task_id: str) -> dict[str, Any]:
         return self.lives[task_id].row(task_id, self.now - 100)
@@ -205,9 +206,9 @@ def waiting(count: int) -> tuple[Schedule, list[Watch]]:
 
 def body(task_id: str) -> dict[str, Any]:
     """As JSON gives it: no string is shared with another task's."""
-    values: dict[str, Any] = {**EXAMPLE, "id": task_id, "status": "IN_PROGRESS", "progress": "40%", "imageUrl": ""}
-    values |= {"buttons": [], "properties": None}
-    return {name: value.encode().decode() if isinstance(value, str) else value for name, value in values.items()}
+    running = {"id": task_id, "status": "IN_PROGRESS", "progress": "40%", "imageUrl": "", "properties": None}
+    values: dict[str, Any] = json.loads(json.dumps(EXAMPLE | running | {"buttons": []}))
+    return values
 
 
 def test_a_waiting_task_takes_at_most_4_kib() -> None:

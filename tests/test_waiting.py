@@ -249,11 +249,16 @@ def test_the_default_timeout_is_a_little_above_the_gateways_hour(shell: Shell, c
     assert 3600 + 2 * 15 < clock.now - 1000 < 3800
 
 
-@pytest.mark.parametrize("timeout", [-1, float("nan"), "10", [], -0.1])
-def test_an_unusable_timeout_is_refused(wait: Wait, clock: Clock, timeout: Any) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [*(("timeout", one) for one in (-1, float("nan"), "10", -0.1)), *(("task_id", one) for one in ("", "a/b", 5))],
+)
+def test_an_unusable_timeout_or_id_is_refused_without_a_request(
+    wait: Wait, clock: Clock, name: str, value: Any
+) -> None:
     server = Server(clock, GOOD)
-    with pytest.raises(errors.ConfigurationError, match="seconds"):
-        wait(server, timeout=timeout)
+    with pytest.raises(errors.ConfigurationError, match=r"seconds|A task id is"):
+        wait(server, **{name: value})
     assert not server.moments
 
 
@@ -308,14 +313,6 @@ def test_a_mistake_in_the_program_ends_a_wait(wait: Wait) -> None:
 
     with pytest.raises(errors.APIConnectionError, match="not a fault of the network"):
         wait([RUNNING, mistaken])
-
-
-@pytest.mark.parametrize("task_id", ["", "a/b", 5])
-def test_an_unusable_id_is_refused_without_a_request(wait: Wait, clock: Clock, task_id: Any) -> None:
-    server = Server(clock, GOOD)
-    with pytest.raises(errors.ConfigurationError, match="A task id is"):
-        wait(server, task_id=task_id)
-    assert not server.moments
 
 
 def test_a_wait_obeys_retry_after_up_to_a_minute_and_its_own_deadline(wait: Wait, clock: Clock) -> None:
@@ -558,14 +555,13 @@ def test_on_change_gets_each_change_before_the_outcome(shell: Shell, gateway: Ga
 
     async def script(mj: Any) -> None:
         async for task_id, outcome in mj.as_completed(["0s", "30s", "30s-b"], on_change=changes.append):
-            assert outcome in changes
             assert [one for one in changes if one.id == task_id][-1] is outcome
 
     run(shell, gateway, script)
-    progress = [one.progress for one in changes if one.id == "30s"]
-    assert progress[0] == 0
-    assert progress[-1] == 100
-    assert len(progress) == len(set(progress)) > 4
+    progress = [one.progress or 0 for one in changes if one.id == "30s"]
+    assert progress == sorted(set(progress))
+    assert (progress[0], progress[-1]) == (0, 100)
+    assert len(progress) > 4
 
 
 def test_an_on_change_that_raises_loses_nothing(shell: Shell, gateway: Gateway) -> None:
