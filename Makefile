@@ -4,16 +4,16 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo generate drift lint types test docs check bench look clean
+.PHONY: help demo generate drift lint types test coverage docs check bench look clean
 
 help:  ## Show this list
 	@awk -F ':.*##' '/^[a-z]+:.*##/ {printf "  make %-9s%s\n", $$1, $$2}' Makefile
 
-demo: $(READY)  ## Wait for three tasks of the embedded server, and save and show their pictures
+demo: $(READY)  ## Submit a prompt to the embedded server, press U2, and save and show both pictures
 	@rm -rf build/demo
-	@anyapi-midjourney wait success failure upscale --sandbox --save build/demo --show || [ $$? = 1 ]  # one of them fails
+	@python examples/demo.py
 
-generate: $(READY)  ## Make generated/ anew from openapi.yaml
+generate: $(READY)  ## Make generated/ again from openapi.yaml
 	@python overlays/generate.py
 
 drift: $(READY)  ## Fail if generated/ is not exactly what openapi.yaml yields
@@ -28,7 +28,10 @@ types: $(READY)  ## Check types, with mypy and pyright in their strict modes
 	@basedpyright
 
 test: $(READY)  ## Run the tests
-	@pytest
+	@pytest -n auto
+
+coverage: $(READY)  ## Run the tests, and fail if they miss more than 5 % of the package's branches
+	@pytest -n auto --cov --cov-report=term
 
 docs: $(READY)  ## Make build/docs/anyapi_midjourney.html, the whole API on one page
 	@rm -rf build/docs
@@ -36,24 +39,24 @@ docs: $(READY)  ## Make build/docs/anyapi_midjourney.html, the whole API on one 
 		anyapi_midjourney anyapi_midjourney.sandbox '!anyapi_midjourney\.(?!sandbox$$)'
 	@rm -r build/docs/anyapi_midjourney  # the sandbox is on the page
 
-check: drift lint types test  ## Everything that CI runs (the tests make the docs)
+check: drift lint types coverage  ## Everything that CI runs (the tests make the docs)
 
 bench: $(READY)  ## Measure against plain httpx, the generated client, runwayml and others (ten minutes)
 	@python benchmarks/fetch.py
 	@python benchmarks/footprint.py
-	@python benchmarks/beat.py
-	@python benchmarks/fanout.py
+	@python benchmarks/waiting.py
 
 look: $(READY)  ## Look at notebook cards in Chromium, ordinary and hostile ones; needs Chromium
 	@python tests/look.py
 
 clean:  ## Remove all that was installed, built or cached here
 	@rm -rf .venv build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -prune -exec rm -r {} +
 
 $(READY): pyproject.toml constraints.txt
 	@echo "Installing what this needs into .venv/ (once, about a minute)"
 	@$(PYTHON) -m venv .venv
 	@pip install --quiet --constraint constraints.txt pip
-	@pip install --quiet --constraint constraints.txt --editable '.[aiohttp,cli,sandbox,show]' --group dev
+	@pip install --quiet --constraint constraints.txt --editable '.[cli,sandbox,show,socks]' --group dev
 	@env -u PYTHONDONTWRITEBYTECODE python -m compileall -q overlays generated  # as an installation does
 	@touch $@

@@ -72,13 +72,14 @@ def change(action: Object, match: JSONPathMatch, document: Object) -> None:
     old = cast("Json", match.obj)
     if match.parent is None:
         if not isinstance(update := action.get("update"), dict):
-            raise OverlayError("can only update the whole document")
+            raise OverlayError("can only be an update")
         document.update(cast("Object", merge(document, update)))
         return
     parent, key = cast("dict[str | int, Json]", match.parent.obj), match.parts[-1]  # or a list
     if "x-rename" in action:
-        if (name := str(action["x-rename"])) in parent and name != key:
-            raise OverlayError(f"would overwrite {name}")
+        name = str(action["x-rename"])
+        if isinstance(match.parent.obj, list) or (name in parent and name != key):
+            raise OverlayError(f"cannot be renamed to {name}")
         parent[name] = parent.pop(key)
     elif "remove" in action:
         del parent[key]
@@ -110,7 +111,10 @@ def apply(action: Object, document: Object) -> None:
             raise OverlayError(f"must copy one node, not {len(sources)}: {action['copy']}")
         action = {"update": cast("Json", sources[0].obj)}
     for match in reversed(matches):  # so that no removal shifts the index of the next
-        change(action, match, document)
+        try:
+            change(action, match, document)
+        except OverlayError as error:
+            raise OverlayError(f"{error}, at {match.path}") from error
 
 
 def apply_overlays(document: Object, source: Path, overlays: Iterable[Path]) -> None:

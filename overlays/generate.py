@@ -62,7 +62,7 @@ def operations(document: Document) -> Iterator[tuple[str, str, Document]]:
 
 
 def read_document() -> Document:
-    """The vendor's document, if it is one."""
+    """The vendor's document without extensions and titles, if it is one."""
     document: Document = stripped(load(DOCUMENT))
     version = document.get("openapi")
     if not re.match(r"3\.[01](\.|$)", str(version)):
@@ -93,7 +93,7 @@ def tidy(document: Document) -> None:
         tag = (operation.get("tags") or [""])[0]
         operation["tags"] = [re.sub(r"\W+", " ", tag, flags=re.ASCII).strip() or "default"]
         if operation.get("security") is None:
-            operation["security"] = document.get("security")
+            operation["security"] = document.get("security") or []
         if method in ("GET", "HEAD"):
             operation.pop("requestBody", None)
         if not operation.get("operationId"):
@@ -112,22 +112,21 @@ def check(document: Document) -> None:
                 f"{DOCUMENT}: {place} names the security scheme {scheme!r}, which components.securitySchemes lacks. "
                 f"Was the export cut off? If not, add an action to {CORRECTIONS} that adds it."
             )
-    functions = [(PythonIdentifier(o.get("operationId", place), ""), place) for place, o in named.items()]
+    functions = [(operation.get("operationId", place), place) for place, operation in named.items()]
     refuse_clash(functions, "gives the vendor's operation another operationId")
     classes = [(ClassName(name, ""), f"components.schemas.{name}") for name in document["components"]["schemas"]]
     titles = select("$.components.schemas.*.properties..title", document)
     classes += [(ClassName(title.value, ""), title.path) for title in titles if isinstance(title.value, str)]
-    refuse_clash(
-        classes, "gives the vendor's schema another key, with `x-rename`, and one that corrects references to it"
-    )
+    refuse_clash(classes, "gives the vendor's schema another key, with `x-rename`, and corrects the references to it")
 
 
 def refuse_clash(names: Iterable[tuple[str, str]], way_out: str) -> None:
-    """Raises if two places have one name. The generator would lose one of them in silence, or not say which two."""
+    """Raises if two places would have one module. The generator loses one in silence, or does not say which two."""
     places: dict[str, str] = {}
     for name, place in names:
-        if (other := places.setdefault(name, place)) != place:
-            message = f"{other} and {place} would both be {name}. Add an action to {CORRECTIONS} that {way_out}."
+        module = PythonIdentifier(name, "")
+        if (other := places.setdefault(module, place)) != place:
+            message = f"{other} and {place} would both be {module}.py. Add an action to {CORRECTIONS} that {way_out}."
             raise OverlayError(f"{DOCUMENT}: {message}")
 
 

@@ -1,22 +1,30 @@
 """Fixtures."""
 
+import os
 import time
 
 import anyio
 import pytest
 
+from clients import Client
 from shells import Shell
 
 
 @pytest.fixture(params=["sync", "asyncio", "trio"])
-def shell(request: pytest.FixtureRequest) -> Shell:
-    return Shell(request.param)
+def client(request: pytest.FixtureRequest) -> Client:
+    return Client(request.param)
+
+
+@pytest.fixture
+def shell(client: Client) -> Shell:
+    """The old name, for tests that still use it."""
+    return Shell(client.name)
 
 
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ANYAPI_API_KEY", "ANYAPI_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith("ANYAPI_") or name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
-"""Looks at the notebook's card in a real browser, and fails if a task can act there. `make look` keeps the screenshots.
+"""Opens the notebook's cards in a real browser. Fails if a task has an effect there. `make look` keeps the screenshots.
 
-Ordinary and hostile tasks are shown in light and dark, wide and narrow. Every request is caught; none leaves.
+Ordinary and hostile tasks are shown in light and dark, wide and narrow. No request leaves the machine.
 """
 
 from __future__ import annotations
@@ -9,17 +9,19 @@ import html
 import os
 import shutil
 import sys
+from base64 import b64decode
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anyio
+import httpx
 from playwright.sync_api import sync_playwright
 
-from anyapi_midjourney import Task
-from anyapi_midjourney.notebook import card
+from anyapi_midjourney import AsyncMidjourney, Task, sandbox
+from anyapi_midjourney._notebook import card
 from anyapi_midjourney_generated import models
 from shells import EXAMPLE, ROOT, example
 from test_notebook import NO_ADDRESSES, PICTURE, RUNS, TASKS, WORDS, crowd, with_address, with_word
-from test_sandbox import Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +34,7 @@ THEMES = {"light": "background: #fff; color: #3b3b3b", "dark": "background: #1f1
 WIDTHS = {"wide": 1120, "narrow": 360}
 TILE = 4000
 """Pixels of height in one screenshot."""
-PIXELS = Sandbox().get("/mj/image/1730621826053455").content
+PIXELS = b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
 GIANT = "https://pictures.example/giant.svg"
 GIANT_PIXELS = '<svg xmlns="http://www.w3.org/2000/svg" width="9000" height="90000" style="background: teal"/>'
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
@@ -80,22 +82,27 @@ SEEN_BY_PAGE = """() => {
 }"""
 
 
+async def sandbox_tasks() -> list[tuple[str, Task]]:
+    """Each task of the sandbox, while it runs and when it has ended."""
+    names = ("success", "failure", "modal", "describe", "upscale", "video", "never")
+    found, now = list[tuple[str, Task]](), 0.0
+    transport = httpx.ASGITransport(sandbox.app(clock=lambda: now))
+    async with AsyncMidjourney(sandbox.API_KEY, base_url="https://pictures.example", transport=transport) as mj:
+        for now in (0.0, 45.0, 90.0):
+            found += [(f"{name} after {now:.0f} s", await mj.fetch(name)) for name in names]
+    return found
+
+
 def ordinary() -> Iterator[tuple[str, Task]]:
-    """Tasks as they are."""
+    """Tasks of real and embedded gateways."""
     yield from ((name, Task.from_model(models.Task.from_dict(body))) for name, body in TASKS.items())
-    gateway = Sandbox()
-    for name in ("success", "failure", "cancelled", "modal", "describe", "upscale", "video", "never"):
-        gateway.fetch(name)
-        gateway.now += 45
-        yield f"{name}, running", gateway.fetch(name, base_url="https://pictures.example")
-        gateway.now += 45
-        yield name, gateway.fetch(name, base_url="https://pictures.example")
+    yield from anyio.run(sandbox_tasks)
     pressed = [button | {"style": n % 2 + 1} for n, button in enumerate(EXAMPLE["buttons"])]
     yield "pressed", example(buttons=[*pressed, {"label": "Web", "style": 5, "url": PAGE}], state="job 7")
 
 
 def hostile() -> Iterator[tuple[str, Task]]:
-    """Tasks as nobody should send them."""
+    """Tasks of a hostile server."""
     yield from ((name, with_word(word)) for name, word in WORDS.items())
     yield from ((address[:40], with_address(address)) for address in NO_ADDRESSES)
     yield "quotes", example(imageUrl=f"{PICTURE}?\"onerror=\"{RUNS}\"'onload='{RUNS}'><script>{RUNS}</script>")
@@ -161,7 +168,7 @@ def look(browser: Browser, tasks: dict[str, Task], kind: str, theme: str, width:
 
 
 def painted_outside(page: Page) -> list[str]:
-    """Which cards paint outside their boxes: with these covered, a page looks as it does without the cards."""
+    """Which cards paint outside their boxes: if these are covered, the page is the same without the cards."""
     page.add_style_tag(content="section::after { content: ''; position: absolute; inset: -1px; background: gray }")
     sections = page.evaluate("""() => [...document.querySelectorAll("section")].map(section => {
         const {x, y, width, height} = section.getBoundingClientRect();
@@ -180,14 +187,14 @@ def painted_outside(page: Page) -> list[str]:
 
 
 def tiles(page: Page) -> dict[str, Any]:
-    """The whole page, in clips that a person can take in."""
+    """The whole page, in clips of a size that a person can view."""
     width, height = page.evaluate("[innerWidth, document.documentElement.scrollHeight]")
     tops = range(0, height if height < 25 * TILE else 0, TILE)  # Chromium draws no more, and a finding tells of it
     return {f"{n}": {"x": 0, "y": y, "width": width, "height": min(TILE, height - y)} for n, y in enumerate(tops, 1)}
 
 
 def main() -> int:
-    """Looks at every page; 1 if anything is wrong, 2 if there is no browser."""
+    """Checks every page. Returns 1 if anything is wrong, 2 if there is no browser."""
     names = ("chromium", "chromium-browser", "google-chrome")
     path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
     if not path or not Path(path).exists():

@@ -1,80 +1,39 @@
-"""Every answer that was ever seen gives the right task or the right error."""
+"""Every recorded response gives the right task or the right error."""
 
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from anyapi_midjourney import (
-    APIResponseError,
-    AuthenticationError,
-    InvalidResponseError,
-    MidjourneyError,
-    PermissionDeniedError,
-    RateLimitError,
-    ServerError,
-    Task,
-    TaskNotFoundError,
-)
+from anyapi_midjourney import Task, errors
 from anyapi_midjourney_generated import models
-from shells import CASES, EXAMPLE, TASK_ID, Shell, reply
+from clients import CASES, EXAMPLE, SYNC, TASK_ID, reply
 
-ERRORS: dict[str, type[MidjourneyError]] = {
-    "code-40-task-no-found": TaskNotFoundError,
-    "code-41-401-no-token": AuthenticationError,
-    "code-43-401-bad-token-newer": AuthenticationError,
-    "code-44-401-exhausted-status": AuthenticationError,
-    "code-47-401-disabled": AuthenticationError,
-    "code-48-403-user-banned": PermissionDeniedError,
-    "code-49-403-channel-suffix": PermissionDeniedError,
-    "code-50-403-ip": PermissionDeniedError,
-    "code-52-403-group-gone": PermissionDeniedError,
-    "code-53-403-model-limited": PermissionDeniedError,
-    "code-56-429-empty": RateLimitError,
-    "code-57-500-empty": ServerError,
-    "code-58-200-html-spa": InvalidResponseError,
-    "code-59-404-invalid-url": InvalidResponseError,
-    "code-60-301-trailing-slash": APIResponseError,
-    "code-60-nginx-502": ServerError,
-    "code-60-nginx-503": ServerError,
-    "code-60-nginx-504": ServerError,
-    "code-97-novicezk-unknown-id-empty-200": TaskNotFoundError,
-    "code-98-novicezk-bad-secret-empty-401": AuthenticationError,
-    "code-99-trueai-unknown-id-204": TaskNotFoundError,
-    "code-99b-trueai-401-plain-text": AuthenticationError,
-    "pub-28-novicezk-describe-excerpt": InvalidResponseError,
-    "pub-34-plus-docs-describe-excerpt": InvalidResponseError,
-    "pub-35-plus-docs-shorten-excerpt": InvalidResponseError,
-    "pub-36-plus-docs-show-details-excerpt": InvalidResponseError,
-    "pub-37-newapi-issue-144-localhost-url": InvalidResponseError,
-    "pub-38-pawmaas-localhost-3001": InvalidResponseError,
-    "pub-48-apifox-describe-empty-prompt": InvalidResponseError,
-    "pub-69-dooy-53-html-instead-of-json": InvalidResponseError,
-    "pub-70-clone-200-code-4": TaskNotFoundError,
-    "pub-71-clone-rust-401": AuthenticationError,
+ERRORS: dict[type[errors.MidjourneyError], str] = {  # each code and number of a case
+    errors.TaskNotFoundError: "code-40 code-97 code-99 pub-70",
+    errors.AuthenticationError: "code-41 code-43 code-44 code-47 code-98 code-99b pub-71",
+    errors.PermissionDeniedError: "code-48 code-49 code-50 code-52 code-53",
+    errors.RateLimitError: "code-56",
+    errors.ServerError: "code-57 code-60-nginx",
+    errors.APIResponseError: "code-60-301",
+    errors.InvalidResponseError: "code-58 code-59 pub-28 pub-34 pub-35 pub-36 pub-37 pub-38 pub-48 pub-69",
 }
-TEXTS = {
-    "prompt": "prompt",
-    "prompt_en": "promptEn",
-    "description": "description",
-    "state": "state",
-    "fail_reason": "failReason",
-    "video_url": "videoUrl",
-}
+TEXTS = ("prompt", "prompt_en", "description", "state", "fail_reason", "video_url")
 TIMES = {"submitted_at": "submitTime", "started_at": "startTime", "finished_at": "finishTime"}
 
 
-def answer_of(case: dict[str, Any]) -> Any:
-    headers = {"content_type": case["content_type"]} if "content_type" in case else {}
-    return reply(case.get("body", case.get("body_text")), case["http_status"] or 200, **headers)
+def expected_error(name: str) -> type[errors.MidjourneyError] | None:
+    found = [error for error, cases in ERRORS.items() if any(f"{name}-".startswith(f"{c}-") for c in cases.split())]
+    return found[0] if found else None
 
 
 def check(task: Task, body: dict[str, Any]) -> None:
     assert task.id == (body["id"] or TASK_ID)
     assert task.status == (body.get("status") or "")
     assert task.action == (body.get("action") or None)
-    for attribute, name in TEXTS.items():
-        assert getattr(task, attribute) == (body.get(name) or None), name
+    for attribute in TEXTS:
+        first, *words = attribute.split("_")
+        assert getattr(task, attribute) == (body.get(first + "".join(map(str.title, words))) or None), attribute
     for attribute, name in TIMES.items():
         expected = datetime.fromtimestamp(body[name] / 1000, UTC) if body.get(name) else None
         assert getattr(task, attribute) == expected, name
@@ -92,18 +51,23 @@ def check(task: Task, body: dict[str, Any]) -> None:
         assert (button.label, button.emoji) == (sent.get("label") or None, sent.get("emoji") or None)
         assert (button.style, button.type) == (sent.get("style"), sent.get("type"))
     assert task.raw.to_dict() == body
+    assert Task.from_dict(task.to_dict()) == task
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_known_answer_gives_its_task_or_its_error(name: str, shell: Shell) -> None:
-    answer = answer_of(CASES[name])
-    if name in ERRORS:
-        with pytest.raises(MidjourneyError) as caught:
-            shell.fetch(answer)
-        assert type(caught.value) is ERRORS[name]
-        assert caught.value.task_id == TASK_ID
+def test_a_recorded_response_gives_its_task_or_its_error(name: str) -> None:
+    case = CASES[name]
+    headers = {"content_type": case["content_type"]} if "content_type" in case else {}
+    respond = reply(case.get("body", case.get("body_text")), case["http_status"] or 200, **headers)
+    sent: Any = case.get("body") or {}
+    task_id: str = sent.get("id") or TASK_ID
+    if error := expected_error(name):
+        with pytest.raises(errors.MidjourneyError) as caught:
+            SYNC.fetch(respond, task_id)
+        assert type(caught.value) is error
+        assert caught.value.task_id == task_id
     else:
-        check(shell.fetch(answer), CASES[name]["body"])
+        check(SYNC.fetch(respond, task_id), case["body"])
 
 
 def test_the_generated_model_takes_the_example_and_gives_it_back() -> None:

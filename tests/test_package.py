@@ -1,131 +1,164 @@
-"""The package as a whole: what it exports, what it imports, and that its README is true."""
+"""The package as a whole: what it exports, what it imports, and that its documentation is true."""
 
 import ast
+import inspect
 import os
 import re
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
 import httpx
 import pytest
 from click.testing import CliRunner
 from pytest_httpx import HTTPXMock
 
 import anyapi_midjourney
-from anyapi_midjourney import beat, cli, sandbox
+from anyapi_midjourney import AsyncMidjourney, Midjourney, cli, sandbox
+from anyapi_midjourney._operations import SyncOptions
 from shells import ROOT
 
 PNG = b"\x89PNG\r\n\x1a\n and so on"
-READMES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")}
-EXAMPLES = {
-    name: re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE) for name, text in READMES.items()
-}
-COMMANDS = {
-    name: re.findall(r"^(anyapi-midjourney .*?)(?: +#.*)?$", text, re.MULTILINE) for name, text in READMES.items()
-}
+SPEED = 100
+PATHS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PAGES = {str(path.relative_to(ROOT)): path.read_text("utf-8") for path in PATHS}
+READMES = (PAGES["README.md"], PAGES["README.zh-CN.md"])
+ENGLISH = READMES[0] + "".join(text for name, text in PAGES.items() if name.startswith("docs/"))
+
+
+def found(pattern: str, text: str) -> list[str]:
+    """The lines, or groups in them, that match."""
+    return re.findall(pattern, text, re.MULTILINE)
+
+
+def examples(text: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def commands(text: str) -> list[str]:
+    return found(r"^(anyapi-midjourney (?!sandbox).*?)(?: +#.*)?$", text)
 
 
 @pytest.fixture(scope="module")
 def base_url() -> Iterator[str]:
-    with sandbox.serve() as url:
+    with sandbox.serve(speed=SPEED) as url:
         yield url
 
 
-@pytest.fixture(autouse=True)
-def _account(base_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def _user(base_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, httpx_mock: HTTPXMock) -> None:
+    """Somebody with a key and an empty folder, whose time and sandbox run a hundred times as fast."""
     monkeypatch.chdir(tmp_path)
+    Path("mask.png").write_bytes(PNG)
     monkeypatch.setenv("ANYAPI_BASE_URL", base_url)
     monkeypatch.setenv("ANYAPI_API_KEY", sandbox.API_KEY)
+    monkeypatch.setattr(cli, "SANDBOX_SPEED", SPEED)
+    sleep, async_sleep = time.sleep, anyio.sleep
+
+    def clock(_: object) -> float:
+        return time.monotonic() * SPEED
+
+    def pause(seconds: float) -> None:
+        sleep(seconds / SPEED)
+
+    async def async_pause(seconds: float) -> None:
+        await async_sleep(seconds / SPEED)
+
+    for client in (Midjourney, AsyncMidjourney):
+        monkeypatch.setattr(client, "_clock", clock)
+    monkeypatch.setattr(time, "sleep", pause)
+    monkeypatch.setattr(anyio, "sleep", async_pause)
+    httpx_mock.add_response(content=PNG, is_reusable=True)
 
 
-def is_picture(request: httpx.Request) -> bool:
+def is_expired_picture(request: httpx.Request) -> bool:
     """Whether a request is for the example's picture, which is not there any more."""
     return request.url.host == "cdnmjp.oneabc.org"
 
 
-@pytest.mark.httpx_mock(should_mock=is_picture, assert_all_responses_were_requested=False)
-@pytest.mark.parametrize(("name", "number"), [(name, n) for name in EXAMPLES for n in range(len(EXAMPLES[name]))])
-def test_an_example_of_the_readme_runs(name: str, number: int, httpx_mock: HTTPXMock) -> None:
-    httpx_mock.add_response(content=PNG, is_reusable=True)
-    exec(compile(EXAMPLES[name][number], f"{name}, example {number + 1}", "exec"), {})
+runs_as_a_user = pytest.mark.httpx_mock(should_mock=is_expired_picture, assert_all_responses_were_requested=False)
 
 
-def test_the_readmes_have_the_same_examples() -> None:
-    english, chinese = ([ast.dump(ast.parse(code)) for code in codes] for codes in EXAMPLES.values())
-    assert english == chinese
-    assert len(english) >= 8
-    assert COMMANDS["README.md"] == COMMANDS["README.zh-CN.md"]
-    headings = [re.findall(r"^#+(?= )", text, re.MULTILINE) for text in READMES.values()]
-    assert headings[0] == headings[1]
+@runs_as_a_user
+@pytest.mark.usefixtures("_user")
+@pytest.mark.parametrize(("name", "number"), [(page, n) for page in PAGES for n in range(len(examples(PAGES[page])))])
+def test_an_example_of_the_documentation_runs(name: str, number: int) -> None:
+    exec(compile(examples(PAGES[name])[number], f"{name}, example {number + 1}", "exec"), {})
 
 
-@pytest.mark.parametrize("name", READMES)
-def test_a_readme_names_every_magic_id_error_option_and_exit_code(name: str) -> None:
-    for word in sandbox.KINDS:
-        assert f"`{word}`" in READMES[name]
-    for command in ("fetch", "wait"):
-        for option in cli.main.commands[command].params:
-            assert option.param_type_name == "argument" or option.opts[0] in READMES[name]
-    for error in (e for e in anyapi_midjourney.__all__ if e.endswith("Error")):
-        assert f"`{error}`" in READMES[name] or error in ("MidjourneyError", "TaskError")
-    for code in (*range(7), cli.INTERRUPTED, cli.BROKEN_PIPE):
-        assert f"| {code} | " in READMES[name]
-
-
-@pytest.mark.httpx_mock(should_mock=is_picture, assert_all_responses_were_requested=False)
-@pytest.mark.parametrize("command", COMMANDS["README.md"])
-def test_a_command_of_the_readme_runs(command: str, httpx_mock: HTTPXMock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "SANDBOX_SPEED", 10**6)
-    monkeypatch.setattr(beat, "PACE", 0.1)
-    httpx_mock.add_response(content=PNG)
+@runs_as_a_user
+@pytest.mark.usefixtures("_user")
+@pytest.mark.parametrize("command", sorted({*commands(ENGLISH)}))
+def test_a_command_of_the_documentation_runs(command: str) -> None:
     words = shlex.split(re.split("[<|]", command)[0])[1:]
     result = CliRunner().invoke(cli.main, words, input=sandbox.EXAMPLE_ID)
     assert result.exit_code == (1 if "failure" in words else 0), result.output
     assert result.stdout
 
 
+def test_both_readmes_have_the_same_examples_commands_links_and_headings() -> None:
+    english, chinese = ([ast.dump(ast.parse(code)) for code in examples(text)] for text in READMES)
+    assert english == chinese != []
+    for pattern in (r"^#+(?= )", r"^(?:anyapi-midjourney|pip|make) [^#\n]*", r"\]\((?!README)(.*?)\)"):
+        english, chinese = (found(pattern, text) for text in READMES)
+        assert english == chinese != []
+
+
+def test_every_id_error_option_argument_and_exit_code_is_documented() -> None:
+    options = [option.opts[0] for name in ("imagine", "press", "wait") for option in cli.main.commands[name].params]
+    errors = [name for name in anyapi_midjourney.__all__ if name.endswith("Error")]
+    arguments = [*inspect.signature(Midjourney).parameters, *SyncOptions.__annotations__]
+    words = {*sandbox.KINDS, *errors, *options, *arguments} - {"task_id", "ids", "button", "prompts", "httpx_options"}
+    assert {word for word in words if f"`{word}`" not in ENGLISH} == set()
+    codes = (*range(8), cli.INTERRUPTED, cli.BROKEN_PIPE)
+    assert [code for code in codes if f"| {code} | " not in ENGLISH] == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_names_only_files_headings_and_make_targets_that_exist(name: str) -> None:
+    for path, heading in re.findall(r"\]\((?!https://)([^)#]*)#?([^)]*)\)", PAGES[name]):
+        target = (ROOT / name).parent / path
+        assert target.exists()
+        assert not heading or f"# {heading.replace('-', ' ')}\n" in target.read_text("utf-8").lower()
+    assert {*found("`make ([a-z]+)`", PAGES[name])} <= {*found("^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"))}
+
+
 def make(target: str) -> subprocess.CompletedProcess[str]:
-    """What `make` says, as if it were not `make check` that runs this."""
+    """What `make` prints, as if `make check` did not run this."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "ANYAPI_"))}
     command = ["make", "--silent", "--directory", str(ROOT), target]
     return subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
 
 
 @pytest.mark.slow
-def test_the_demo_shows_saves_and_draws_what_came_of_three_tasks() -> None:
+def test_the_demo_submits_waits_presses_and_saves_both_pictures() -> None:
     result = make("demo")
-    assert "upscale  UPSCALE  SUCCESS" in result.stdout
-    assert "[Invalid parameter] Invalid value" in result.stdout
-    for name in ("success.png", "upscale.png"):
-        assert f"saved    build/demo/{name}" in result.stdout
-        assert (ROOT / "build/demo" / name).read_bytes().startswith(b"\x89PNG")
+    grid, single = sorted((ROOT / "build/demo").glob("*.png"))
+    assert f"$ anyapi-midjourney press {grid.stem} U2" in result.stdout
+    assert re.search(rf"{grid.stem}  IMAGINE  SUCCESS\n(?s:.)*{single.stem}  UPSCALE  SUCCESS", result.stdout)
+    assert grid.read_bytes() != single.read_bytes()
 
 
-def test_the_api_is_on_one_page_and_nothing_public_is_without_words() -> None:
+def test_make_docs_puts_every_public_name_with_its_docstring_on_one_page() -> None:
     make("docs")
     page = (ROOT / "build/docs/anyapi_midjourney.html").read_text(encoding="utf-8")
     for name in anyapi_midjourney.__all__:
         assert f'<section id="{name}">' in page
         assert getattr(anyapi_midjourney, name).__doc__
+        assert getattr(anyapi_midjourney, name).__module__.startswith("anyapi_midjourney.")
     for name in ("Midjourney.download", "AsyncMidjourney.generated", "Task.image_url", "serve"):
         assert f'id="{name}"' in page
     for link in re.findall(r'href="([^"]*)"', page):
         assert link.startswith("https://") or f'id="{link.removeprefix("#")}"' in page
 
 
-def test_what_is_exported_is_sorted_and_there() -> None:
-    names = anyapi_midjourney.__all__
-    assert names == sorted(names)
-    for name in names:
-        assert getattr(anyapi_midjourney, name).__module__.startswith("anyapi_midjourney.")
-
-
-def test_importing_the_package_loads_no_event_loop_and_nothing_of_the_extras() -> None:
-    # httpx loads click and rich, for its own command, where they are installed: None keeps it from that.
-    heavy = ("anyio", "trio", "starlette", "uvicorn", "rich", "click", "aiohttp", "importlib.metadata", "asyncio")
+def test_importing_the_package_loads_no_event_loop_and_no_extra() -> None:
+    # httpx loads click and rich for its own command where they are installed: None prevents that.
+    heavy = ("anyio", "trio", "starlette", "uvicorn", "rich", "click", "socksio", "importlib.metadata", "asyncio")
     program = f"""
 import sys
 sys.modules.update(click=None, rich=None)
@@ -142,6 +175,6 @@ def test_the_sandbox_without_its_extra_says_what_to_install() -> None:
     assert result.stderr.splitlines()[-1].endswith("pip install 'anyapi-midjourney[sandbox]'")
 
 
-def test_constraints_hold_names_and_versions_only() -> None:
+def test_constraints_have_only_names_and_versions() -> None:
     for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
         assert re.fullmatch(r"[\w.-]+==[\w.]+", line)

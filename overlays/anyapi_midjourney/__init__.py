@@ -1,4 +1,4 @@
-"""Midjourney at AnyAPI: follow tasks, and save pictures."""
+"""Midjourney at AnyAPI: submit a prompt, follow the task, press its buttons, save the picture."""
 
 from ._button import Button
 from ._client import AsyncMidjourney, Midjourney
@@ -11,11 +11,17 @@ from .errors import (
     ButtonNotFoundError,
     ConfigurationError,
     DownloadError,
+    InsufficientQuotaError,
     InvalidResponseError,
     MidjourneyError,
     PermissionDeniedError,
+    PromptRejectedError,
+    QueueFullError,
     RateLimitError,
     ServerError,
+    SubmissionError,
+    SubmissionRefusedError,
+    SubmissionUnconfirmedError,
     TaskBlockedError,
     TaskCancelledError,
     TaskError,
@@ -34,12 +40,18 @@ __all__ = [
     "ButtonNotFoundError",
     "ConfigurationError",
     "DownloadError",
+    "InsufficientQuotaError",
     "InvalidResponseError",
     "Midjourney",
     "MidjourneyError",
     "PermissionDeniedError",
+    "PromptRejectedError",
+    "QueueFullError",
     "RateLimitError",
     "ServerError",
+    "SubmissionError",
+    "SubmissionRefusedError",
+    "SubmissionUnconfirmedError",
     "Task",
     "TaskAction",
     "TaskBlockedError",

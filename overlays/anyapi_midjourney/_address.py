@@ -1,4 +1,4 @@
-"""Addresses that a server gives: what they lead to, told before anything goes there. No I/O."""
+"""Which hosts and addresses are public. No I/O."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 # without %: browsers read full-width digits, and decode %6c.
 _NAME = re.compile(r"(?:[\w-]+\.)+(?!(?:[0-9]+|0x[0-9a-f]*)\Z)[\w-]+", re.ASCII)
 _LOCAL_NAMES = (".localhost", ".local", ".internal", ".home.arpa")
-_SPECIAL = ipaddress.ip_network("192.0.0.0/24")  # of which Python 3.11 knows a part only
+_SPECIAL = ipaddress.ip_network("192.0.0.0/24")  # Python 3.11 knows only a part of it
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 # What Clash and sing-box let every name resolve to, so that its traffic comes to them ("fake-ip").
@@ -35,19 +35,14 @@ def is_public(host: str) -> bool:
 
 def is_public_peer(address: str) -> bool:
     """Whether an address that a name resolved to is one of the internet, or a local proxy's stand-in for one."""
-    try:
-        return _is_global(address) or any(ipaddress.ip_address(address) in network for network in _STAND_INS)
-    except ValueError:
-        return False
+    return _is_global(address) or any(ipaddress.ip_address(address) in network for network in _STAND_INS)
 
 
 def _is_global(text: str) -> bool:
     address = ipaddress.ip_address(text)
     if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour
-        if address in _NAT64:
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if address in _NAT64 else address.ipv4_mapped
         if inner is None:
-            return address.is_global and address in _GLOBAL_UNICAST
+            return address.is_global and address in _GLOBAL_UNICAST and not address.sixtofour
         address = inner
     return address.is_global and not address.is_multicast and address not in _SPECIAL

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import time
-from contextlib import aclosing, closing
+from contextlib import aclosing, asynccontextmanager, closing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Generic, Self, TypeVar, Unpack, cast
 
 import httpx
 
+from . import _submission
 from ._http import BearerAuth, Body, limit_duration, parsed_body, raise_for_error, request_error
 from ._operations import AsyncOptions, Call, Operations, SyncOptions
 from ._waiting import DEFAULT_TIMEOUT, Changes, Schedule, Watch
 from .errors import MidjourneyError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
     from os import PathLike
     from pathlib import Path
 
+    from ._button import Button
     from ._download import Download
     from ._operations import Result, Step, Steps
+    from ._submission import Image
     from ._task import Task
     from ._waiting import Outcome, Source
 
@@ -108,6 +111,91 @@ class Midjourney(Operations[httpx.Client]):
         super().__init__(httpx.Client, auth, base_url, timeout, max_retries, httpx_options)
         self._generated.set_httpx_client(self._http)
 
+    def imagine(
+        self, prompt: str, *, images: Sequence[Image] = (), bot_type: str | None = None, state: str | None = None
+    ) -> Task:
+        """Submits a prompt, and returns the accepted task, which `wait`, `watch`, `fetch`, `press` and `download` take.
+
+        A submission costs money each time it arrives, so it is sent once. It is sent again, up to `max_retries` times,
+        only when nothing can have arrived: if the connection could not be made, or after 429 or 503 with
+        `system_cpu_overloaded`. The response may take 90 s, since the gateway itself waits 60 s.
+
+        Args:
+            prompt: What to draw, with its parameters: "a pig on the moon --v 7". It is sent as it is.
+            images: Images to refer to: paths, bytes of PNG, JPEG, WebP or GIF up to 20 MiB, or data URLs.
+            bot_type: "MID_JOURNEY", the gateway's default, or "NIJI_JOURNEY".
+            state: Any text; it comes back as the task's `state`.
+
+        Raises:
+            ConfigurationError: A blank prompt, or an image that is none; nothing was sent.
+            SubmissionUnconfirmedError: No response tells: the job may have been taken and billed.
+            PromptRejectedError: A banned word; nothing was submitted, and so for all that follow.
+            QueueFullError: Midjourney's proxy has too much to do.
+            InsufficientQuotaError: The account has too little left.
+            SubmissionRefusedError: Any other refusal, in the server's words.
+            AuthenticationError, PermissionDeniedError: The key is refused, its account is empty, or it may not do this.
+            RateLimitError, ServerError, APIConnectionError: Too many requests, an overloaded gateway, or no connection,
+                after `max_retries` retries.
+            OSError: An image file cannot be read.
+
+        """
+        return self._run(self._submit(_submission.imagine(prompt, images, bot_type, state)))
+
+    def press(self, task: Task | str, button: Button | str, *, state: str | None = None) -> Task:
+        """Presses a button of a task that has succeeded, and returns the accepted task. It costs what `imagine` costs.
+
+        A button that opens a window (`button.opens_modal`, such as Vary (Region)) leads to a task in MODAL: answer it
+        with `answer_modal`, then wait for it.
+
+        Args:
+            task: The task, or its id, which is fetched first.
+            button: A label or an emoji ("U1", "🔄", "Vary (Region)"), a `Button`, or a custom id.
+            state: Any text; it comes back as the new task's `state`.
+
+        Raises:
+            ConfigurationError: The task has not succeeded, or the button is a link or has no valid custom id.
+            ButtonNotFoundError: The task has no such button, or several. Nothing was sent in these two cases.
+            SubmissionRefusedError: Among others: most gateways take no bookmark, animate and describe buttons
+                (new-api, `service/midjourney.go`).
+
+        It also raises what `imagine` raises and, given an id, what `fetch` raises.
+        """
+        return self._run(self._press(task, button, state))
+
+    def answer_modal(self, task: Task | str, *, prompt: str | None = None, mask: Image | None = None) -> Task:
+        """Answers the window of a task in MODAL, and returns the task, which has the same id.
+
+        Args:
+            task: The task, or its id.
+            prompt: What to draw instead, or with `--zoom 1.8` how far to zoom out.
+            mask: The region to draw again, white on black: an image like those of `imagine`.
+
+        It raises what `imagine` raises.
+        """
+        return self._run(self._submit(_submission.answer_modal(self._id(task), prompt, mask)))
+
+    def describe(self, image: Image, *, bot_type: str | None = None, state: str | None = None) -> Task:
+        """Submits an image to describe. The descriptions are the finished task's `final_prompt`. See `imagine`."""
+        return self._run(self._submit(_submission.describe(image, bot_type, state)))
+
+    def blend(
+        self,
+        images: Sequence[Image],
+        *,
+        dimensions: str | None = None,
+        bot_type: str | None = None,
+        state: str | None = None,
+    ) -> Task:
+        """Submits two to five images to blend into one picture. See `imagine`.
+
+        `dimensions` is "PORTRAIT", "SQUARE" or "LANDSCAPE".
+        """
+        return self._run(self._submit(_submission.blend(images, dimensions, bot_type, state)))
+
+    def shorten(self, prompt: str, *, bot_type: str | None = None, state: str | None = None) -> Task:
+        """Submits a prompt to shorten. Shorter versions are the finished task's `final_prompt`. See `imagine`."""
+        return self._run(self._submit(_submission.shorten(prompt, bot_type, state)))
+
     def fetch(self, task: Task | str) -> Task:
         """The task as it is now. A failed task is a task too: `fetch` raises no `TaskError`.
 
@@ -190,8 +278,8 @@ class Midjourney(Operations[httpx.Client]):
             on_change: Called with a task at first sight and at each change, before its outcome is given.
 
         Raises:
-            ConfigurationError: Not an iterable of tasks or ids, or not a timeout. An id that cannot be one has this error
-                for its outcome.
+            ConfigurationError: Not an iterable of tasks or ids, or not a timeout. An id that cannot be one has this
+                error as its outcome.
 
         """
         return self._items(Schedule(tasks, self._terms(timeout, many=True), on_change))
@@ -200,11 +288,10 @@ class Midjourney(Operations[httpx.Client]):
         """Saves the picture, or the video, of a task that succeeded, and returns the file's path.
 
         The file is whole or not there: the picture first goes to a temporary file beside it. Transient errors are
-        retried as by `fetch`. The URL comes from the server, so it is not trusted: http or https, at most 5 redirects,
-        none from https to http. Private and loopback addresses are refused, but for the base URL's own host; a proxy and
-        a transport of your own must see to that themselves. `localhost` is taken for the base URL, since operators leave
-        that default in place. The key is sent to the base URL's origin only, and only after a 401. Event hooks see
-        nothing of it.
+        retried as by `fetch`. The server gives the URL, so it is not trusted: http or https, at most 5 redirects, none
+        from https to http. Private and loopback addresses are refused, except for the base URL's own host; a proxy or a
+        transport of your own must do that itself. `localhost` means the gateway, since operators leave that default in
+        place. The key is sent to the base URL's origin only, and only after a 401. Event hooks are not called.
 
         Args:
             task: The task, or its id, which is fetched first.
@@ -268,11 +355,15 @@ class Midjourney(Operations[httpx.Client]):
 
     def _send(self, call: Call) -> httpx.Response:
         try:
+            if call.fresh:
+                response = self._fresh.send(call.request, stream=True, auth=self._auth)
+                self._read(response)
+                return response
             if call.seconds is not None:
                 limit_duration(call.request, call.seconds)
             return self._http.send(call.request, stream=True)  # `_read` has read it already
         except Exception as error:  # noqa: BLE001  (each transport has its own)
-            failure = request_error(error, call.request.url, call.task_id)
+            failure = request_error(error, call.request.url, call.task_id, self._auth)
         raise failure from failure.__cause__
 
     def _save(self, download: Download) -> bool:
@@ -289,8 +380,8 @@ class Midjourney(Operations[httpx.Client]):
                 for chunk in response.iter_raw():
                     download.write(chunk)
             download.finish()
-        except (httpx.HTTPError, httpx.InvalidURL, MidjourneyError) as error:  # an OSError is the disk's
-            failure = request_error(error, download.url, download.task_id)
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, MidjourneyError) as error:  # an OSError is the disk's
+            failure = request_error(error, download.url, download.task_id, self._auth)
             raise failure from failure.__cause__
         return True
 
@@ -304,6 +395,19 @@ class Midjourney(Operations[httpx.Client]):
 
     def _check(self, response: httpx.Response) -> None:
         raise_for_error(response)
+
+
+@asynccontextmanager
+async def _chunks(response: httpx.Response) -> AsyncGenerator[AsyncIterator[bytes]]:
+    """The body as it arrives. The generators below it end here even if it is left: trio warns about unfinished ones."""
+    stream = cast("httpx.AsyncByteStream", response.stream)
+    chunks = aiter(stream)
+    try:
+        yield chunks
+    finally:
+        await stream.aclose()
+        with suppress(Exception):  # there is no connection any more
+            await anext(chunks)
 
 
 class AsyncMidjourney(Operations[httpx.AsyncClient]):
@@ -325,6 +429,39 @@ class AsyncMidjourney(Operations[httpx.AsyncClient]):
         del api_key  # tracebacks can show locals
         super().__init__(httpx.AsyncClient, auth, base_url, timeout, max_retries, httpx_options)
         self._generated.set_async_httpx_client(self._http)
+
+    async def imagine(
+        self, prompt: str, *, images: Sequence[Image] = (), bot_type: str | None = None, state: str | None = None
+    ) -> Task:
+        """`Midjourney.imagine`, awaited."""
+        return await self._run(self._submit(_submission.imagine(prompt, images, bot_type, state)))
+
+    async def press(self, task: Task | str, button: Button | str, *, state: str | None = None) -> Task:
+        """`Midjourney.press`, awaited."""
+        return await self._run(self._press(task, button, state))
+
+    async def answer_modal(self, task: Task | str, *, prompt: str | None = None, mask: Image | None = None) -> Task:
+        """`Midjourney.answer_modal`, awaited."""
+        return await self._run(self._submit(_submission.answer_modal(self._id(task), prompt, mask)))
+
+    async def describe(self, image: Image, *, bot_type: str | None = None, state: str | None = None) -> Task:
+        """`Midjourney.describe`, awaited."""
+        return await self._run(self._submit(_submission.describe(image, bot_type, state)))
+
+    async def blend(
+        self,
+        images: Sequence[Image],
+        *,
+        dimensions: str | None = None,
+        bot_type: str | None = None,
+        state: str | None = None,
+    ) -> Task:
+        """`Midjourney.blend`, awaited."""
+        return await self._run(self._submit(_submission.blend(images, dimensions, bot_type, state)))
+
+    async def shorten(self, prompt: str, *, bot_type: str | None = None, state: str | None = None) -> Task:
+        """`Midjourney.shorten`, awaited."""
+        return await self._run(self._submit(_submission.shorten(prompt, bot_type, state)))
 
     async def fetch(self, task: Task | str) -> Task:
         """`Midjourney.fetch`, awaited."""
@@ -414,10 +551,14 @@ class AsyncMidjourney(Operations[httpx.AsyncClient]):
         import anyio  # noqa: PLC0415  (see `_do`)
 
         try:
+            if call.fresh:
+                response = await self._fresh.send(call.request, stream=True, auth=self._auth)
+                await self._read(response)
+                return response
             with anyio.fail_after(call.seconds):
                 return await self._http.send(call.request, stream=True)  # `_read` has read it already
         except Exception as error:  # noqa: BLE001  (each transport has its own)
-            failure = request_error(error, call.request.url, call.task_id)
+            failure = request_error(error, call.request.url, call.task_id, self._auth)
         raise failure from failure.__cause__
 
     async def _save(self, download: Download) -> bool:
@@ -432,18 +573,19 @@ class AsyncMidjourney(Operations[httpx.AsyncClient]):
                     await self._read(response)
                     raise download.refusal(response, parsed_body(response))
                 download.begin(response.headers)
-                async for chunk in response.aiter_raw():
-                    await run_sync(download.write, chunk)
+                async with _chunks(response) as chunks:
+                    async for chunk in chunks:
+                        await run_sync(download.write, chunk)
             await run_sync(download.finish)
-        except (httpx.HTTPError, httpx.InvalidURL, MidjourneyError) as error:  # an OSError is the disk's
-            failure = request_error(error, download.url, download.task_id)
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, MidjourneyError) as error:  # an OSError is the disk's
+            failure = request_error(error, download.url, download.task_id, self._auth)
             raise failure from failure.__cause__
         return True
 
     async def _read(self, response: httpx.Response) -> None:
         body = Body(response)
-        async with aclosing(cast("httpx.AsyncByteStream", response.stream)) as stream:
-            async for chunk in stream:
+        async with _chunks(response) as chunks:
+            async for chunk in chunks:
                 if not body.add(chunk):
                     break
         body.finish(self._auth)

@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
-import ssl
 import time
-import warnings
 import zlib
 from typing import TYPE_CHECKING, NoReturn, Self, cast
 from urllib.parse import unquote
-from urllib.request import proxy_bypass
 
 import httpx
 
-from ._address import is_loopback
+from ._environment import connection_advice
 from ._text import quote
 from .errors import (
     APIConnectionError,
@@ -39,6 +35,8 @@ SANDBOX_KEY = "sk-sandbox"
 """The key of the embedded AnyAPI. No proxy of the environment is asked on the way there."""
 MAX_BODY = 8 * 2**20
 """Bytes of a response, unpacked. Real ones have 0.2 to 7 kB."""
+MAX_ROW = 64 * 2**10
+"""Bytes of a list for each id that was asked for. A finished grid with a long prompt has some 20 KiB."""
 
 _SHORTEST_SECRET = 6  # characters; a shorter key would be found in ordinary words, and real ones have 51
 _BASE_URL = re.compile(r"https?://[\w.:\[\]-]+(/[^?#]*)?")  # so no user, password, query or fragment
@@ -52,8 +50,8 @@ _END = "anyapi_midjourney.end"
 class BearerAuth(httpx.Auth):
     """Adds the key to requests to one origin.
 
-    Made in two steps, so that no frame of a traceback holds the key: `__init__` never raises, and `bind` raises once the
-    caller has deleted its own variable.
+    Made in two steps, so that no frame of a traceback holds the key: `__init__` never raises, and `bind` raises when
+    the caller has deleted its own variable.
     """
 
     def __init__(self, api_key: str | None) -> None:
@@ -122,9 +120,12 @@ class Body:
         self._response = response
         self._raw = bytearray()
         self._problem = ""
-        encoding = response.headers.get("content-encoding", "identity").strip().lower()
+        request = response.request
+        is_list = request.url.raw_path.endswith(b"/list-by-condition")
+        self._limit = max(MAX_BODY, MAX_ROW * request.content.count(b",")) if is_list else MAX_BODY
+        encoding = response.headers.get("content-encoding", "").strip().lower()
         self._gzip = zlib.decompressobj(zlib.MAX_WBITS | 16) if encoding in ("gzip", "x-gzip") else None
-        if not self._gzip and encoding not in ("", "identity"):
+        if encoding not in ("", "identity", "gzip", "x-gzip"):
             self._problem = f"a body with Content-Encoding {encoding}, which was not asked for"
 
     def add(self, chunk: bytes) -> bool:
@@ -133,11 +134,11 @@ class Body:
         if end and time.monotonic() > end:
             raise httpx.ReadTimeout("The body takes too long.")
         try:
-            self._raw += self._gzip.decompress(chunk, MAX_BODY + 1 - len(self._raw)) if self._gzip else chunk
+            self._raw += self._gzip.decompress(chunk, self._limit + 1 - len(self._raw)) if self._gzip else chunk
         except zlib.error:
             self._problem = "a body that is not the gzip that it is labelled as"
-        if len(self._raw) > MAX_BODY:
-            self._problem = f"a body of more than {MAX_BODY >> 20} MiB"
+        if len(self._raw) > self._limit:
+            self._problem = f"a body of more than {self._limit >> 20} MiB"
         return not self._problem
 
     def finish(self, auth: BearerAuth) -> None:
@@ -149,9 +150,11 @@ class Body:
             body: Json = json.loads(text)
         except (ValueError, RecursionError):
             body = text.strip()
-        headers = [(name, auth.redact(value)) for name, value in response.headers.raw]
-        response.headers = httpx.Headers([pair for pair in headers if pair[0].lower() != b"content-encoding"])
-        response.stream = httpx.ByteStream(text.encode())
+        # The body is unpacked now, and a header can echo the key too.
+        headers = [(n, auth.redact(v)) for n, v in response.headers.raw if n.lower() != b"content-encoding"]
+        if headers != response.headers.raw:
+            response.headers = httpx.Headers(headers)
+        response.stream = httpx.ByteStream(raw)
         response.extensions[_BODY] = body
 
 
@@ -191,40 +194,7 @@ def checked_base_url(base_url: str | None) -> httpx.URL:
     return url
 
 
-def warn_if_plain(base_url: httpx.URL, proxied: object) -> None:
-    """Warns if the key is sent unencrypted: to another machine, or to a proxy."""
-    if base_url.scheme == "http" and (proxied or not is_loopback(base_url.host)):
-        where = "a proxy" if is_loopback(base_url.host) else base_url.host
-        warnings.warn(f"The API key goes to {where} unencrypted: use https.", stacklevel=5)
-
-
-def proxy_variable(url: httpx.URL) -> str | None:
-    """The environment variable that has requests for a URL sent over a proxy."""
-    names = () if proxy_bypass(url.host) else (f"{url.scheme}_proxy", "all_proxy")
-    return next((v for name in names for v in (name, name.upper()) if os.environ.get(v)), None)
-
-
-def options_error(error: Exception) -> ConfigurationError:
-    """The error for options that httpx refuses; it names the environment variable, if one is the reason."""
-    where = "the options"
-    for variable, value in os.environ.items():
-        name = variable.lower()
-        for part in value.split(",") if name == "no_proxy" else [value]:
-            try:
-                if name == "no_proxy":
-                    httpx.Client(mounts={f"all://*{part.strip()}": None}, trust_env=False, verify=False).close()  # noqa: S501  (it sends nothing)
-                elif name in ("http_proxy", "https_proxy", "all_proxy") and "://" in value:
-                    part = value.partition("://")[0]  # noqa: PLW2901  (what follows can be a password)
-                    httpx.HTTPTransport(proxy=f"{part}://x", verify=False).close()
-                elif name == "ssl_cert_file":
-                    ssl.create_default_context(cafile=value)
-            except (ImportError, ValueError, OSError, httpx.InvalidURL):
-                where = f"{part.strip()!r} in the environment variable {variable}"
-    advice = "; install it with: pip install 'anyapi-midjourney[socks]'" if isinstance(error, ImportError) else ""
-    return ConfigurationError(f"httpx cannot use {where}: {error}{advice}")
-
-
-def request_error(error: Exception, url: httpx.URL, task_id: str | None) -> MidjourneyError:
+def request_error(error: Exception, url: httpx.URL, task_id: str | None, auth: BearerAuth) -> MidjourneyError:
     """The `MidjourneyError` that an error of a request is or becomes.
 
     It has no traceback, nor have its causes: frames of the HTTP stack hold the key, and crash reporters show locals.
@@ -237,9 +207,9 @@ def request_error(error: Exception, url: httpx.URL, task_id: str | None) -> Midj
         timed_out = isinstance(error, httpx.TimeoutException | TimeoutError)
         found = APITimeoutError() if timed_out else APIConnectionError()
         found.__cause__ = error
-        words = quote(f"{type(error).__name__} {error}")
+        words = quote(auth.redact(f"{type(error).__name__} {error}".encode(errors="replace")).decode())
         late = " in time" if timed_out else ""
-        found.args = (f"No response{late} from {url.host} ({words}): {_advice(found, url)}.",)
+        found.args = (f"No response{late} from {url.host} ({words}): {connection_advice(found, url)}.",)
         error = found
     for link in causes(error):
         link.__traceback__ = None
@@ -257,21 +227,6 @@ def limit_duration(request: httpx.Request, seconds: float) -> None:
 
     shorten()
     request.extensions["trace"] = shorten  # httpcore calls it before each step
-
-
-def _advice(error: APIConnectionError, url: httpx.URL) -> str:
-    kinds = tuple(map(type, causes(error)))
-    if error.is_mistake:
-        return "this is not a fault of the network, so check the transport, the hooks and the event loop"
-    if ssl.SSLCertVerificationError in kinds:
-        return f"the certificate is not trusted, so set SSL_CERT_FILE to one that signs {url.host}"
-    if variable := proxy_variable(url):
-        return f"check the proxy that {variable} names, and the network"
-    if httpx.ProxyError in kinds:
-        return "check the proxy"
-    if socket.gaierror in kinds:
-        return "the name does not resolve, so check base_url or ANYAPI_BASE_URL, and the network"
-    return "check the network and the base URL, then try again"
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:

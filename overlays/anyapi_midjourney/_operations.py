@@ -17,7 +17,9 @@ from attrs import define
 from anyapi_midjourney_generated import AuthenticatedClient, models
 from anyapi_midjourney_generated.api.tasks import fetch_task, list_tasks
 
-from ._http import checked_base_url, options_error, parsed_body, proxy_variable, warn_if_plain
+from ._environment import options_error, proxy_variable, warn_if_plain
+from ._http import checked_base_url, parsed_body
+from ._submission import READ_TIMEOUT, Submission, press, unconfirmed
 from ._task import Task, TaskAction, id_of
 from ._waiting import LIST_ABSENT_FOR, LIST_SIZE, Batch, GatewayState, Schedule, Terms, Watch, backoff, live_rows
 from .errors import (
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from ssl import SSLContext
 
+    from ._button import Button
     from ._download import Download
     from ._http import BearerAuth
     from ._waiting import Row, Source
@@ -48,9 +51,11 @@ class Call(NamedTuple):
     """A request to send."""
 
     request: httpx.Request
-    seconds: float | None
+    seconds: float | None = None
     """That it may take as a whole; None: as long as each part of it ends in time."""
-    task_id: str | None
+    task_id: str | None = None
+    fresh: bool = False
+    """Whether it needs a new connection."""
 
 
 Step: TypeAlias = "float | list[Steps[None]] | Call | Download"
@@ -105,9 +110,9 @@ class Operations(Generic[Http]):
     _base_url = httpx.URL()  # repr() must work even if __init__ raised
     _http: Http
     _fresh: Http
-    """For pictures: with a new connection each time, and without the caller's hooks, which would read a picture whole."""
+    """For pictures: new connections each time, and none of the caller's hooks, which would read a picture whole."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  (both clients call it, and nobody else)
         self,
         http: type[Http],
         auth: BearerAuth,
@@ -138,13 +143,14 @@ class Operations(Generic[Http]):
     def _open(self, http: type[Http], options: Mapping[str, Any]) -> tuple[Http, Http]:
         hooks: Mapping[str, Sequence[Callable[..., object]]] = options.get("event_hooks") or {}
         trust_env, transport = options.get("trust_env", True), options.get("transport")
-        use_proxies = trust_env and not transport and not self._auth.is_sandbox
-        warn_if_plain(self._base_url, options.get("proxy") or (use_proxies and proxy_variable(self._base_url)))
+        use_proxies = trust_env and not self._auth.is_sandbox
+        proxied = options.get("proxy") or (use_proxies and not transport and proxy_variable(self._base_url))
+        warn_if_plain(self._base_url, proxied)
         # httpx's own expiry would close a connection between two polls.
         limits = options.get("limits") or httpx.Limits(max_connections=_MAX_CONNECTIONS, keepalive_expiry=60.0)
         shared: dict[str, Any] = {
             **options,
-            "trust_env": trust_env and (use_proxies or transport),
+            "trust_env": use_proxies,
             "timeout": httpx.Timeout(self._timeout, pool=None),  # waiting for a connection is not a timeout
             "event_hooks": None,
             "headers": {"User-Agent": "anyapi-midjourney", "Accept-Encoding": "identity"},
@@ -225,7 +231,7 @@ class Operations(Generic[Http]):
 
     def _row(self, task_id: str, until: float | None = None) -> Steps[Row]:
         response = yield from self._request(fetch_task._get_kwargs(task_id), until, task_id)  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
-        return task_fields(response.status_code, response.headers, parsed_body(response))
+        return task_fields(response.status_code, response.headers, parsed_body(response), task_id)
 
     def _rows(self, task_ids: Sequence[str], until: float | None = None) -> Steps[dict[str, Row]]:
         """What a list has, by id in lower case. If the gateway has no list, only the first task is there."""
@@ -249,14 +255,37 @@ class Operations(Generic[Http]):
         self._gateway.task_seen_at = self._clock()
         return Task.from_model(models.Task.from_dict(row), task_id)
 
-    def _retried(self, attempt: Callable[[], Steps[Result]], max_retries: int | None = None) -> Steps[Result]:
+    def _retried(
+        self, attempt: Callable[[], Steps[Result]], max_retries: int | None = None, least: float = 0.0
+    ) -> Steps[Result]:
+        """Retries transient errors; after a response without `Retry-After` it sleeps so many seconds at least."""
         retry = Retry(self._max_retries if max_retries is None else max_retries)
         while True:
             try:
                 return (yield from attempt())
             except MidjourneyError as error:
                 pause = retry.backoff_or_raise(error)
+                if isinstance(error, APIResponseError) and error.retry_after is None:
+                    pause = max(pause, least)
             yield pause
+
+    def _submit(self, submission: Submission) -> Steps[Task]:
+        return (yield from self._retried(partial(self._submit_once, submission), least=5.0))
+
+    def _submit_once(self, submission: Submission) -> Steps[Task]:
+        self._check_usable()
+        timeout = httpx.Timeout(self._timeout, read=max(self._timeout, READ_TIMEOUT), pool=None)
+        request = self._http.build_request(**submission.arguments, timeout=timeout)
+        try:
+            response = yield Call(request, task_id=submission.parent, fresh=True)
+        except MidjourneyError as error:
+            failure = unconfirmed(error)
+            raise failure from failure.__cause__
+        return submission.task(response)
+
+    def _press(self, task: Task | str, button: Button | str, state: str | None) -> Steps[Task]:
+        found = task if isinstance(task, Task) else (yield from self._retried(partial(self._fetch, self._id(task))))
+        return (yield from self._submit(press(found, button, state)))
 
     def _fetch_many(self, tasks: Iterable[Task | str]) -> Steps[dict[str, Task]]:
         ids, found = list(dict.fromkeys(map(self._id, tasks))), dict[str, Task]()

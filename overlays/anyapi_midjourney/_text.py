@@ -13,7 +13,9 @@ def as_text(value: object) -> str | None:
     """A string; a number as its text; None for "" and all else."""
     if isinstance(value, str):
         # JSON can hold half of a surrogate pair, which nothing can print.
-        return (value if value.isascii() else value.encode(errors="replace").decode()) or None
+        return (
+            value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        ) or None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return str(value) if isinstance(value, int) or math.isfinite(value) else None  # isfinite overflows on large ints

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import httpx
 
-from ._text import format_message, printable, quote
+from ._text import as_text, format_message, printable, quote
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -119,8 +119,9 @@ class APIResponseError(MidjourneyError):
 
     @property
     def is_transient(self) -> bool:
-        """Whether the status is 408, 429 or 5xx."""
-        return self.status_code in (408, 429) or self.status_code >= 500
+        """Whether the status is 408, 429 or 5xx, or it is a web page or broken JSON where this API should answer."""
+        is_page = isinstance(self, ServerError | InvalidResponseError) and isinstance(self.body, str)
+        return self.status_code in (408, 429) or self.status_code >= 500 or is_page
 
 
 class AuthenticationError(APIResponseError):
@@ -155,21 +156,64 @@ class ServerError(APIResponseError):
 
     _advice = "The gateway or something in front of it has a fault: try again later."
 
-    @property
-    def is_transient(self) -> bool:
-        """True."""
-        return True
-
 
 class InvalidResponseError(APIResponseError):
     """A response that is not this API's: HTML, broken JSON, no task, or another task than the one asked for."""
 
     _advice = "This is not a response of the task API: the base URL is wrong, a proxy answered, or it was cut off."
 
+
+class SubmissionError(MidjourneyError):
+    """A submission failed. `is_transient` is False: a submission costs money each time it arrives."""
+
     @property
     def is_transient(self) -> bool:
-        """Whether it is text and not JSON: a maintenance page, or a body that was cut off."""
-        return isinstance(self.body, str)
+        """False."""
+        return False
+
+
+class SubmissionRefusedError(SubmissionError, APIResponseError):
+    """The gateway did not take the job: nothing was submitted."""
+
+    _advice = "Nothing was submitted: fix what the server's words say."
+
+
+class PromptRejectedError(SubmissionRefusedError):
+    """Code 24: the prompt has a banned word."""
+
+    _advice = "Nothing was submitted: take the banned word out of the prompt."
+
+    @property
+    def banned_word(self) -> str | None:
+        """The word, if the gateway tells."""
+        properties = self.body.get("properties") if isinstance(self.body, dict) else None
+        return as_text(properties.get("bannedWord")) if isinstance(properties, dict) else None
+
+
+class QueueFullError(SubmissionRefusedError):
+    """Codes 23 and 30: Midjourney's proxy has too much to do."""
+
+    _advice = "Nothing was submitted: the queue is full, so submit it again later."
+
+
+class InsufficientQuotaError(SubmissionRefusedError):
+    """The key's account has too little left for this job."""
+
+    _advice = "Nothing was submitted: top up the account of this key."
+
+
+class SubmissionUnconfirmedError(SubmissionError):
+    """No response tells: **the job may have been taken and billed**. Look in the gateway's own log of tasks.
+
+    `__cause__` is what happened. It is no connection error, so that nobody's retry catches it.
+    """
+
+
+_BY_STATUS: dict[int, type[APIResponseError]] = {
+    401: AuthenticationError,
+    403: PermissionDeniedError,
+    429: RateLimitError,
+}
 
 
 class TaskError(MidjourneyError):
@@ -214,8 +258,7 @@ def error_from_response(status: int, headers: Mapping[str, str], body: Json) -> 
 
     The body is parsed JSON, or text. Statuses and shapes decide, never words: the server speaks several languages.
     """
-    error: type[APIResponseError] = APIResponseError
-    advice = ""
+    error, advice = _BY_STATUS.get(status, APIResponseError), ""
     if status in _SUCCESSES:
         if status != 204 and not isinstance(body, str):
             return None
@@ -226,28 +269,23 @@ def error_from_response(status: int, headers: Mapping[str, str], body: Json) -> 
     elif 300 <= status < 400:
         place = quote(headers.get("location", "nowhere").split("?")[0])
         advice = f"It redirects to {place}, and redirects are not followed: check the base URL."
-    elif status == 401:
-        error = AuthenticationError
-    elif status == 403:
-        error = ServerError if _is_html(headers, body) else PermissionDeniedError
     elif status == 404:
-        # The path is not one of the API's.
-        wrong_path = _is_html(headers, body) or _error_type(body) == "invalid_request_error"
-        error, advice = InvalidResponseError if wrong_path else error, "Nothing is there: check the base URL."
-    elif status == 429:
-        error = RateLimitError
-    elif 500 <= status < 600:
+        is_api = not _is_html(headers, body) and _error_type(body) != "invalid_request_error"
+        error, advice = error if is_api else InvalidResponseError, "Nothing is there: check the base URL."
+    elif 500 <= status < 600 or (status == 403 and _is_html(headers, body)):
         error = ServerError
     elif not 400 <= status < 500:
         error = InvalidResponseError
     return error(status, headers, body, advice)
 
 
-def task_fields(status: int, headers: Mapping[str, str], body: Json) -> dict[str, Json]:
+def task_fields(status: int, headers: Mapping[str, str], body: Json, task_id: str) -> dict[str, Json]:
     """The body of a successful response if it is a task: an object with an id or a status. Else raises its error."""
     if isinstance(body, dict) and ("id" in body or "status" in body):
         return body
-    raise (TaskNotFoundError if _says_no_such_task(body) else InvalidResponseError)(status, headers, body)
+    error = (TaskNotFoundError if _says_no_such_task(body) else InvalidResponseError)(status, headers, body)
+    error.task_id = task_id
+    raise error
 
 
 def error_from_task(task: Task) -> TaskError:
@@ -255,7 +293,7 @@ def error_from_task(task: Task) -> TaskError:
     if task.status == task.status.CANCEL:
         return TaskCancelledError("The task was cancelled at the proxy (CANCEL): submit it again.", task)
     if task.status == task.status.MODAL:
-        text = "The task waits for somebody to answer its window (MODAL): answer it with POST /mj/submit/modal."
+        text = "The task waits for somebody to answer its window (MODAL): answer it with answer_modal."
         return TaskBlockedError(text, task)
     if not task.fail_reason:
         return TaskFailedError("The task failed (FAILURE) and the server gave no reason: submit it again.", task)
@@ -287,7 +325,9 @@ def _error_type(body: Json) -> Json:
 
 
 def _is_html(headers: Mapping[str, str], body: Json) -> bool:
-    return isinstance(body, str) and ("html" in headers.get("content-type", "").lower() or body.startswith("<"))
+    # S3 and OSS refuse in XML.
+    is_page = "html" in headers.get("content-type", "").lower() or re.match(r"<(?!\?xml)", str(body))
+    return isinstance(body, str) and bool(is_page)
 
 
 def _code_and_message(body: Json) -> tuple[str | int | None, str]:

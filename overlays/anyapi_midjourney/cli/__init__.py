@@ -4,259 +4,171 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import os
 import shlex
 import signal
 import sys
 import warnings
-from collections import Counter
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from functools import partial
 from importlib.util import find_spec
+from itertools import chain
+from operator import methodcaller
 from pathlib import Path
-from stat import S_ISFIFO
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-try:
-    import click
-    from rich.console import Console
-    from rich.constrain import Constrain
-    from rich.live import Live
-    from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
-    from rich.text import Text
-
-    from ._terminal import description, line, picture
-except ImportError as error:
-    raise ImportError("The command needs more packages: pip install 'anyapi-midjourney[cli]'") from error
-
 import anyio
+import click
 
+from .. import errors
 from .._client import AsyncMidjourney
 from .._download import saved_picture
 from .._task import Task
-from .._text import printable
 from .._waiting import DEFAULT_TIMEOUT
-from ..errors import (
-    AuthenticationError,
-    ConfigurationError,
-    MidjourneyError,
-    PermissionDeniedError,
-    TaskError,
-    TaskNotFoundError,
-    WaitTimeoutError,
-    error_from_task,
-)
+from ._progress import Screen
+from ._terminal import description, draw
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from .._waiting import Outcome
 
     _Work = Callable[[AsyncMidjourney], Awaitable[None]]
+    _Jobs = Iterable[tuple[str, Callable[[AsyncMidjourney], Awaitable[Task]]]]
 
-DONE, FAILED, USAGE, REFUSED, TIMED_OUT, NOT_FOUND, NO_CONNECTION = range(7)
-INTERRUPTED = 130
-BROKEN_PIPE = 141
-"""What a shell says of a program that wrote into a pipe whose reader was gone, such as `head`."""
+DONE, FAILED, USAGE, REFUSED, TIMED_OUT, NOT_FOUND, NO_CONNECTION, UNCONFIRMED = range(8)
+INTERRUPTED, BROKEN_PIPE = 130, 141  # as shells report a program that SIGINT or SIGPIPE ended
+_CODES: dict[type[errors.MidjourneyError], int] = {
+    errors.TaskError: FAILED,
+    errors.ConfigurationError: USAGE,
+    errors.AuthenticationError: REFUSED,
+    errors.PermissionDeniedError: REFUSED,
+    errors.WaitTimeoutError: TIMED_OUT,
+    errors.TaskNotFoundError: NOT_FOUND,
+    errors.InsufficientQuotaError: REFUSED,
+    errors.SubmissionRefusedError: FAILED,
+    errors.SubmissionUnconfirmedError: UNCONFIRMED,
+}
+SANDBOX_SPEED = 6.0
+_EPILOG = """Exit codes; of several, the highest: 0 done; 1 a task failed or was refused, or its picture was not saved;
+2 usage, key or id; 3 key refused, or its account is empty; 4 timed out; 5 no such task; 6 no connection, or no usable
+response; 7 a job may have been submitted and billed; 130 interrupted; 141 nobody reads the output.
 
-_CODES: dict[type[MidjourneyError], int] = {
-    TaskError: FAILED,
-    ConfigurationError: USAGE,
-    AuthenticationError: REFUSED,
-    PermissionDeniedError: REFUSED,
-    WaitTimeoutError: TIMED_OUT,
-    TaskNotFoundError: NOT_FOUND,
+Set ANYAPI_API_KEY to your key, and ANYAPI_BASE_URL to use another gateway."""
+_FLAGS = {
+    "json": "Print each task as the server sent it, on one line of JSON.",
+    "show": "Draw the picture, if stdout is a terminal.",
+    "sandbox": "Use the embedded AnyAPI, which needs no key.",
 }
 
-_EPILOG = """\b
-Exit codes, of several the highest:
-  0  done                     4  timed out
-  1  a task failed, or was    5  no such task
-     not saved                6  no connection, or no usable answer
-  2  usage, key or id       130  interrupted
-  3  key refused, or its    141  nobody reads the output
-     account is empty
 
-The key is taken from ANYAPI_API_KEY, the address from ANYAPI_BASE_URL."""
-_MOST_BARS = 12
-_MOST_IDS_SHOWN = 100
-_SAVES_AT_ONCE = 4
-SANDBOX_SPEED = 6.0
-_DRAWN_WIDTH = 48  # columns; a square picture has half as many rows, and a long one no more than these
-_MOST_PIXELS = 2**26  # the largest of Midjourney's have a quarter of them
-_PATIENCE = 3  # times that a fault comes before it is shown
-
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """Leaves it to us: rich would exit in the middle of things."""
-        raise  # noqa: PLE0704  (it is called from an except block)
-
-
-class _Report(logging.Handler):
-    """What is shown of the tasks: on stdout what they are, on stderr all else, also what the client logs."""
+class _Report:
+    """Prints tasks, saves and draws their pictures, and collects the exit code."""
 
     def __init__(
-        self, ids: Iterable[str], save: Path | None = None, *, as_json: bool, show: bool, again: Iterable[str] = ()
+        self, flags: dict[str, bool], save: Path | None = None, timeout: float = 0, ids: Iterable[str] = ()
     ) -> None:
-        super().__init__()
         self.code = DONE
-        self._left = dict.fromkeys(ids)
-        self._as_json, self._save, self._again = as_json, save, again
-        self._brief = len(self._left) > _MOST_BARS
-        self._out = _Console(highlight=False, markup=False, emoji=False)
-        self._err = _Console(highlight=False, markup=False, emoji=False, stderr=True)
-        # FORCE_COLOR makes no terminal, and without colours half blocks show nothing.
-        self._show = (
-            show and not as_json and self._out.is_interactive and sys.stdout.isatty() and not self._out.no_color
-        )
-        self._saves = anyio.Semaphore(_SAVES_AT_ONCE)
-        self._counts = Counter[str]()
-        self._faults = Counter[str]()
-        self._rows: dict[str, TaskID] = {}
-        self._bars = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[status]}", markup=False),
-            TimeElapsedColumn(),
-        )
-        self._live: Live | None = None
+        self.left = dict.fromkeys(ids)
+        self.submitting: str | None = None
+        self.screen = Screen()
+        self.screen.follow(self.left)
+        self.draws = flags["show"] and not flags["json"] and self.screen.can_draw
+        self.folder = self._save = save
+        self._saves = anyio.Semaphore(4)  # at once
+        self.flags = flags
+        self.timeout = timeout
+        self._options = {"timeout": timeout if timeout != DEFAULT_TIMEOUT else None, "save": save, **flags}
+        if save:
+            try:
+                save.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise click.UsageError(f"--save: {error}") from None
 
-    @contextmanager
-    def bars(self) -> Generator[None]:
-        """Shows how far they are while the block lasts: a bar for each, or past a dozen one for all."""
-        if self._brief:
-            self._rows[""] = self._bars.add_task(f"{len(self._left)} tasks", total=len(self._left), status="")
-        else:
-            self._rows = {i: self._bars.add_task(printable(i), total=100, status="") for i in self._left}
-        # What reads from a pipe, such as jq, may write to the same terminal.
-        if self._err.is_interactive and sys.stderr.isatty() and not S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode):
-            self._start()
-        try:
-            yield
-        finally:
-            if self._live:
-                self._live.stop()
-        if self._brief:
-            self.complain(self._summary())
+    async def submit(self, mj: AsyncMidjourney, jobs: _Jobs) -> None:
+        """Submits jobs one after the other, until the key is refused."""
+        for name, job in jobs:
+            self.submitting = name
+            try:
+                task = await job(mj)
+            except errors.MidjourneyError as error:
+                self.code = max(self.code, _exit_code(error))
+                if self.flags["json"]:
+                    click.echo(json.dumps({"prompt": name, "error": str(error)}))
+                self.screen.tell(f"{name}: {error}", "red")
+                if _exit_code(error) == REFUSED:
+                    break
+            else:
+                self.left[task.id] = None
+        self.submitting = None
 
-    def moved(self, task: Task, task_id: str) -> None:
-        """Moves the bar of a task."""
-        status = printable((task.status or "accepted")[:200])
-        self._bars.update(self._rows[task_id], completed=task.progress or 0, status=status)
+    async def follow(self, mj: AsyncMidjourney) -> None:
+        """Waits for tasks, and reports each when it is done."""
+        self.screen.follow(self.left)
+        outcomes = mj.as_completed(list(self.left), timeout=self.timeout, on_change=self.screen.on_change)
+        async with anyio.create_task_group() as group:
+            async for task_id, outcome in outcomes:
+                group.start_soon(self.on_outcome, mj, task_id, outcome)
 
-    async def ended(self, mj: AsyncMidjourney, task_id: str, outcome: Outcome) -> None:
-        """Saves and shows what came of an id."""
+    async def on_outcome(self, mj: AsyncMidjourney, task_id: str, outcome: Outcome) -> None:
+        """Saves and shows a task, or shows the error of its id."""
         task = outcome if isinstance(outcome, Task) else getattr(outcome, "task", None)
-        problems: list[Exception] = [outcome] if isinstance(outcome, MidjourneyError) else []
-        with ExitStack() as stack:
-            path, how = None, ""
-            if task and (self._save or self._show) and task.succeeded and picture(task, mj.base_url)[0]:
-                folder = self._save or Path(stack.enter_context(TemporaryDirectory()))
-                try:
-                    path, how = await self._saved(mj, task, task_id, folder)
-                except (MidjourneyError, OSError) as error:
-                    problems.append(error)
-            code = max(_exit_code(outcome), FAILED if problems and self._save else DONE)
-            self.code = max(self.code, code)
-            self._counts["failed" if code else "succeeded"] += 1
-            self._left.pop(task_id, None)
-            with self._without_bars():
-                file = (how, str(path)) if path and self._save else None
-                if self._as_json:
-                    click.echo(_json_line(task.raw.to_dict() if task else {"id": task_id, "error": str(outcome)}))
-                elif task:
-                    text = line(task, mj.base_url, file) if self._brief else description(task, mj.base_url, file)
-                    self._out.print(text, soft_wrap=True)
-                if file and self._as_json:
-                    self.complain(" ".join(file))
-                for problem in problems:
-                    self.complain(str(problem), "red")
-                if path and self._show:
-                    self._draw(path)
-                if not self._brief and self._rows:
-                    self._bars.remove_task(self._rows[task_id])
-        if self._brief:
-            self._bars.update(self._rows[""], advance=1, status=self._summary())
+        problems: list[Exception] = [outcome] if isinstance(outcome, errors.MidjourneyError) else []
+        path, saved, code = None, "", _exit_code(outcome)
+        if task and task.picture_url and self.folder:
+            # An earlier, interrupted command may have saved it, and its link may have expired since.
+            kept = saved_picture(task, self.folder) if task.id == task_id else None
+            try:
+                async with self._saves:
+                    path = kept or await mj.download(task, self.folder)
+                saved = f"{'kept' if kept else 'saved'} {path}" if self._save else ""
+            except (errors.MidjourneyError, OSError) as error:
+                problems.append(error)
+                code = max(code, FAILED if self._save else DONE)
+        self.code = max(self.code, code)
+        self.left.pop(task_id, None)
+        with self.screen.without_bars():
+            if self.flags["json"]:
+                # In ASCII, so that no terminal interprets it; null for NaN and Infinity, which JSON lacks.
+                value = json.dumps(task.raw.to_dict() if task else {"id": task_id, "error": str(outcome)})
+                click.echo(json.dumps(json.loads(value, parse_constant=lambda _: None)))
+                self.screen.tell(saved)
+            elif task:
+                text = description(task, mj.base_url, saved, brief=self.screen.has_one_bar)
+                self.screen.out.print(text, soft_wrap=True)
+            for problem in problems:
+                self.screen.tell(str(problem), "red")
+            if path and self.draws:
+                self.screen.tell(draw(path, self.screen.out))
+            self.screen.on_end(task_id, "failed" if code else "succeeded")
 
-    async def _saved(self, mj: AsyncMidjourney, task: Task, task_id: str, folder: Path) -> tuple[Path, str]:
-        # What is there is from before an interruption; its link may have expired.
-        if task.id == task_id and (there := saved_picture(task, folder)):
-            return there, "kept"
-        async with self._saves:
-            return await mj.download(task, folder), "saved"
+    def on_error(self, group: BaseExceptionGroup[BaseException]) -> None:
+        """Ends with an error that is about no task."""
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        if isinstance(error, OSError):  # a full disk or a closed pipe: Python would flush stdout again at its exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        self.code = USAGE if isinstance(error, errors.ConfigurationError) else FAILED
+        self.code = BROKEN_PIPE if isinstance(error, BrokenPipeError) else self.code
+        self.screen.tell("" if self.code == BROKEN_PIPE else str(error), "red")
 
-    def interrupted(self) -> None:
+    def on_interrupt(self) -> None:
         """Says how to go on."""
-        how = ": give the same ids again to go on."
-        if len(self._left) <= _MOST_IDS_SHOWN:
-            dashes = ["--"] if any(i.startswith("-") for i in self._left) else []
-            how = f", to go on: {shlex.join(['anyapi-midjourney', 'wait', *self._again, *dashes, *self._left])}"
-        self.complain(f"Interrupted with {len(self._left)} left{how if self._left else ''}")
-
-    def failed(self, error: BaseException, code: int) -> None:
-        """Shows an error that is about no task."""
-        self.code = code
-        self.complain(str(error), "red")
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Shows a fault that lasts, once."""
-        kind = str(tuple(map(type, record.args or ())))  # not the text, in which an id is new each time
-        self._faults[kind] += 1
-        if self._faults[kind] == _PATIENCE or record.levelno > logging.INFO:
-            with self._without_bars():
-                self.complain(record.getMessage(), "yellow")
-
-    def complain(self, text: str, style: str = "") -> None:
-        """Shows, on stderr, what is to be known."""
-        self._err.print(Text(printable(text), style), soft_wrap=True)
-
-    def _summary(self) -> str:
-        return ", ".join(f"{count} {word}" for word, count in self._counts.items())
-
-    def _start(self) -> None:
-        self._live = Live(get_renderable=self._shown, console=self._err, transient=True, redirect_stdout=False)
-        self._live.start()
-
-    def _shown(self) -> Constrain:
-        # With room for some ^C that a terminal echoes, lest they begin a line.
-        return Constrain(self._bars.get_renderable(), max(self._err.width - 9, 1))
-
-    @contextmanager
-    def _without_bars(self) -> Generator[None]:
-        if self._live is None:
-            yield
-            return
-        self._live.stop()
-        yield
-        self._start()  # a new one: the old one would go back over what was printed meanwhile
-
-    def _draw(self, path: Path) -> None:
-        try:
-            # It asks the terminal what it can draw when it is imported.
-            logging.getLogger("textual_image").setLevel(logging.ERROR)
-            from PIL import Image  # noqa: PLC0415  (the picture is a server's: no other formats than these)
-            from textual_image.renderable import Image as Drawing  # noqa: PLC0415
-
-            with Image.open(path, formats=["PNG", "WEBP", "JPEG", "GIF"]) as picture:
-                width, height = picture.size
-                columns = min(_DRAWN_WIDTH, self._out.width, 2 * _DRAWN_WIDTH * width // height)
-                if columns and width * height <= _MOST_PIXELS:
-                    self._out.print(Drawing(picture, width=columns, height="auto"))
-                else:
-                    self.complain(f"The picture is too large to be drawn: {width} × {height} pixels")
-        except BrokenPipeError:
-            raise
-        except Exception as error:  # noqa: BLE001  (it is a video, or no terminal answers)
-            self.complain(f"The picture cannot be drawn here: {error}")
+        given = self._options.items()
+        options = [f"--{name}" if value is True else f"--{name}={value}" for name, value in given if value]
+        again = shlex.join(["anyapi-midjourney", "wait", *options, *self.left])
+        how = f", to go on: {again}" if 0 < len(self.left) <= 100 else ""
+        self.screen.tell(f"Interrupted with {len(self.left)} left{how}")
+        if self.submitting:
+            self.screen.tell(f"This may have been submitted and billed: {self.submitting}", "red")
 
 
 def run() -> None:
     """Runs the command, and exits."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None:  # it is closed
+        if getattr(sys, name) is None:  # it is closed, and a socket would get its number
             setattr(sys, name, open(os.devnull, "r+" if number else "r", encoding="utf-8"))  # noqa: PTH123, SIM115
     try:
         main(prog_name="anyapi-midjourney", standalone_mode=False)
@@ -267,194 +179,168 @@ def run() -> None:
         sys.exit(INTERRUPTED)
 
 
-@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(package_name="anyapi-midjourney")
 def main() -> None:
-    """Follow Midjourney tasks at AnyAPI by their ids."""
+    """Midjourney at AnyAPI: submit prompts, follow tasks, press buttons, save pictures."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # not every terminal's encoding has 🔄
 
 
-def _options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that fetch and wait share."""
-    for option in (
-        click.option("--sandbox", "sandboxed", is_flag=True, help="Use an embedded AnyAPI; needs no key."),
-        click.option("--show", is_flag=True, help="Draw the picture, if stdout is a terminal."),
-        click.option("--json", "as_json", is_flag=True, help="Print a task as the server sent it, as a line of JSON."),
-    ):
-        command = option(command)
+def _with_flags(command: Callable[..., None]) -> Callable[..., None]:
+    for name, text in reversed(_FLAGS.items()):
+        command = click.option(f"--{name}", is_flag=True, help=text)(command)
     return command
+
+
+def _with_waiting(command: Callable[..., None]) -> Callable[..., None]:
+    text = "Save the pictures in this folder. Those that were saved before are kept."
+    command = click.option("--save", type=click.Path(file_okay=False, path_type=Path), help=text)(command)
+    text = "Seconds for all tasks; 0 polls once, inf has no end."
+    return click.option("--timeout", default=DEFAULT_TIMEOUT, help=text)(_with_flags(command))
+
+
+@main.command()
+@click.argument("prompts", metavar="PROMPT...", nargs=-1, required=True)
+@click.option("--no-wait", is_flag=True, help="Print the ids of the tasks, and end.")
+@_with_waiting
+def imagine(prompts: tuple[str, ...], timeout: float, save: Path | None, *, no_wait: bool, **flags: bool) -> None:
+    """Submit prompts, wait for their tasks, and show them.
+
+    Each PROMPT is one job, so put it in quotes. `-` reads prompts from standard input, one a line.
+    """
+    lines = (_stdin().splitlines() if word == "-" else [word] for word in prompts)
+    given = [prompt for prompt in chain.from_iterable(lines) if prompt.strip()]
+    if not given:
+        raise click.UsageError("There is no prompt.")
+    jobs = [(prompt, methodcaller("imagine", prompt)) for prompt in given]
+    _run(_submitting(jobs, report := _Report(flags, save, timeout), no_wait=no_wait), report)
 
 
 @main.command()
 @click.argument("task_id", metavar="ID")
-@_options
-def fetch(task_id: str, *, as_json: bool, show: bool, sandboxed: bool) -> None:
-    """Show how a task stands now."""
-    report = _Report([task_id], as_json=as_json, show=show)
+@click.argument("button")
+@click.option("--no-wait", is_flag=True, help="Print the id of the new task, and end.")
+@_with_waiting
+def press(task_id: str, button: str, timeout: float, save: Path | None, *, no_wait: bool, **flags: bool) -> None:
+    """Press a button of a task, wait for the new task, and show it.
+
+    BUTTON is a label or an emoji, such as U1 or "Vary (Subtle)", or a custom id.
+    """
+    jobs = [(f"{button} of {task_id}", methodcaller("press", task_id, button))]
+    _run(_submitting(jobs, report := _Report(flags, save, timeout), no_wait=no_wait), report)
+
+
+@main.command()
+@click.argument("task_id", metavar="ID")
+@_with_flags
+def fetch(task_id: str, **flags: bool) -> None:
+    """Show a task as it is now."""
+    report = _Report(flags, ids=[task_id])
 
     async def work(mj: AsyncMidjourney) -> None:
-        outcome: Outcome
-        try:
-            outcome = await mj.fetch(task_id)
-        except MidjourneyError as error:
-            outcome = error
-        await report.ended(mj, task_id, outcome)
+        async with mj:
+            try:
+                await report.on_outcome(mj, task_id, await mj.fetch(task_id))
+            except errors.MidjourneyError as error:
+                await report.on_outcome(mj, task_id, error)
 
-    _run(work, report, sandboxed=sandboxed, show=show)
+    _run(work, report)
 
 
 @main.command()
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0),
-    default=DEFAULT_TIMEOUT,
-    show_default=True,
-    help="Seconds for all of them; 0 is one look, inf no end.",
-)
-@click.option(
-    "--save",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Save the pictures in this folder, which is made if it is not there. No file is written over.",
-)
-@_options
-def wait(
-    ids: tuple[str, ...], *, timeout: float, save: Path | None, as_json: bool, show: bool, sandboxed: bool
-) -> None:
-    """Wait until tasks are done, and show them as they end.
+@_with_waiting
+def wait(ids: tuple[str, ...], timeout: float, save: Path | None, **flags: bool) -> None:
+    """Wait for tasks, and show each when it is done.
 
-    `-` stands for the ids on standard input, with blanks or new lines between them.
+    `-` reads ids from standard input, separated by blanks or new lines.
     """
-    unique = list(dict.fromkeys(" ".join(_ids_of_stdin() if i == "-" else i for i in ids).split()))
-    if not unique:
+    report = _Report(flags, save, timeout, " ".join(_stdin() if word == "-" else word for word in ids).split())
+    if not report.left:
         raise click.UsageError("There is no id.")
-    if save:
-        try:
-            save.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise click.UsageError(f"--save: {error}") from None
-    again = ["--timeout", f"{timeout:g}"] if timeout != DEFAULT_TIMEOUT else []
-    again += ["--save", str(save)] if save else []
-    again += [f"--{name}" for name, on in (("json", as_json), ("show", show), ("sandbox", sandboxed)) if on]
-    report = _Report(unique, save, as_json=as_json, show=show, again=again)
 
     async def work(mj: AsyncMidjourney) -> None:
-        outcomes = mj.as_completed(unique, timeout=timeout)  # here, where a time-out that is none raises by itself
-        with report.bars():
-            async with anyio.create_task_group() as group:
-                if len(unique) <= _MOST_BARS:
-                    for task_id in unique:
-                        group.start_soon(_follow, mj, task_id, timeout, report)
-                else:
-                    async for task_id, outcome in outcomes:
-                        group.start_soon(report.ended, mj, task_id, outcome)
+        async with mj:
+            await report.follow(mj)
 
-    _run(work, report, sandboxed=sandboxed, show=show)
+    _run(work, report)
 
 
-def _ids_of_stdin() -> str:
+def _stdin() -> str:
     return sys.stdin.buffer.read().decode("utf-8-sig", "replace")
 
 
-async def _follow(mj: AsyncMidjourney, task_id: str, timeout: float, report: _Report) -> None:  # noqa: ASYNC109
-    outcome: Outcome | None = None
-    try:
-        async for task in mj.watch(task_id, timeout=timeout):
-            report.moved(task, task_id)
-            outcome = task
-    except MidjourneyError as error:
-        outcome = error
-    if isinstance(outcome, Task) and not outcome.succeeded:
-        outcome = error_from_task(outcome)
-    if outcome:
-        await report.ended(mj, task_id, outcome)
+def _submitting(jobs: _Jobs, report: _Report, *, no_wait: bool) -> _Work:
+    async def work(mj: AsyncMidjourney) -> None:
+        async with mj:
+            await report.submit(mj, jobs)
+            if not no_wait:
+                await report.follow(mj)
+            for task_id in report.left if no_wait else ():
+                click.echo(json.dumps({"id": task_id}) if report.flags["json"] else task_id)
+
+    return work
 
 
 @main.command("sandbox", context_settings={"ignore_unknown_options": True}, add_help_option=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def _sandbox(arguments: tuple[str, ...]) -> None:
     """Start the embedded AnyAPI, until interrupted."""
-    from .. import sandbox  # noqa: PLC0415  (it may not be there)
+    from .. import sandbox  # noqa: PLC0415  (an optional extra)
 
     sandbox.main(arguments, "anyapi-midjourney sandbox")
 
 
-def _run(work: _Work, report: _Report, *, sandboxed: bool, show: bool) -> None:
+def _run(work: _Work, report: _Report) -> None:
     """Does the work with a client, and exits."""
-    if show and not find_spec("textual_image"):
+    if report.flags["show"] and not find_spec("textual_image"):
         raise ImportError("--show needs more packages: pip install 'anyapi-midjourney[show]'")
-
     with ExitStack() as stack:
         options: dict[str, Any] = {}
-        if sandboxed:
-            from .. import sandbox  # noqa: PLC0415  (as above)
+        if report.flags["sandbox"]:
+            from .. import sandbox  # noqa: PLC0415  (an optional extra)
 
             base_url = stack.enter_context(sandbox.serve(speed=SANDBOX_SPEED))
             options = {"api_key": sandbox.API_KEY, "base_url": base_url}
-        logger = logging.getLogger("anyapi_midjourney")
-        logger.setLevel(logging.INFO)
-        logger.addHandler(report)
-        stack.callback(logger.removeHandler, report)
+        if report.draws and not report.folder:
+            report.folder = Path(stack.enter_context(TemporaryDirectory()))
         try:
-            # Windows has no such signals.
-            anyio.run(_with_client if os.name == "nt" else _until_interrupted, work, report, options)
+            with warnings.catch_warnings(record=True, action="always") as warned:  # of a key that is sent unencrypted
+                mj = AsyncMidjourney(**options)
+            for warning in warned:
+                report.screen.tell(str(warning.message), "yellow")
+            with report.screen.shown():
+                # Windows has no signal handlers in its event loops.
+                anyio.run(work if os.name == "nt" else partial(_until_interrupted, work, report), mj)
         except* KeyboardInterrupt:
             report.code = INTERRUPTED
-        except* BrokenPipeError:
-            _discard_output()
-            report.code = BROKEN_PIPE
-        except* OSError as group:  # a full disk
-            error: BaseException = group
-            while isinstance(error, BaseExceptionGroup):
-                error = error.exceptions[0]
-            _discard_output()
-            report.failed(error, FAILED)
+        except* (errors.ConfigurationError, OSError) as group:
+            report.on_error(group)
         if report.code == INTERRUPTED:
-            report.interrupted()
+            report.on_interrupt()
     sys.exit(report.code)
 
 
-async def _until_interrupted(work: _Work, report: _Report, options: dict[str, Any]) -> None:
-    # For all signals, lest a second one break into what the first one ends, as it does in asyncio's own way.
-    with anyio.open_signal_receiver(signal.SIGINT) as interruptions:
+async def _until_interrupted(work: _Work, report: _Report, mj: AsyncMidjourney) -> None:
+    # Receives to the end: a second ^C must not break into the cleanup after the first.
+    with anyio.open_signal_receiver(signal.SIGINT) as signals:
         async with anyio.create_task_group() as group:
 
             async def stop() -> None:
-                async for _ in interruptions:
+                async for _ in signals:
                     report.code = INTERRUPTED
                     group.cancel_scope.cancel()
 
             group.start_soon(stop)
-            await _with_client(work, report, options)
-            group.cancel_scope.cancel()
-
-
-async def _with_client(work: _Work, report: _Report, options: dict[str, Any]) -> None:
-    try:
-        with warnings.catch_warnings(record=True, action="always") as warned:  # of a key sent unencrypted
-            mj = AsyncMidjourney(**options)
-        for warning in warned:
-            report.complain(str(warning.message), "yellow")
-        async with mj:
             await work(mj)
-    except ConfigurationError as error:
-        report.failed(error, USAGE)
-
-
-def _discard_output() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter fails at its end, flushing it
+            group.cancel_scope.cancel()
 
 
 def _exit_code(outcome: Outcome) -> int:
     if isinstance(outcome, Task):
         return FAILED if outcome.failed else DONE
-    if isinstance(outcome, WaitTimeoutError) and outcome.last_error and not outcome.task:
+    if isinstance(outcome, errors.WaitTimeoutError) and outcome.last_error and not outcome.task:
         return max(TIMED_OUT, _exit_code(outcome.last_error))
     return next((code for kind, code in _CODES.items() if isinstance(outcome, kind)), NO_CONNECTION)
-
-
-def _json_line(value: object) -> str:
-    # In ASCII, so that no terminal obeys it. NaN and numbers past a float, which JSON has not, become null.
-    return json.dumps(json.loads(json.dumps(value), parse_constant=lambda _: None))

@@ -1,7 +1,8 @@
-"""A task as terminals show it: plain text, in which nothing that a server sends is obeyed."""
+"""A task as a terminal shows it. No control sequence or markup of a server takes effect."""
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -12,73 +13,74 @@ from rich.text import Text
 
 from .._button import button_label, button_rows
 from .._download import absolute_url
+from .._task import TaskStatus
 from .._text import format_duration, printable
 from ..errors import DownloadError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import Console
+
     from .._task import Task
 
-_MOST_BUTTONS = 50
-_LONGEST = 2000  # characters of one text of the server's
-_COLOURS = {"SUCCESS": "green", "FAILURE": "red", "CANCEL": "red", "MODAL": "yellow"}
+_MAX_TEXT = 2000  # characters of one field
+_MAX_COLUMNS = 48  # a square picture takes half as many rows, a tall one at most this many
 
 
-def description(task: Task, base_url: str, file: tuple[str, str] | None) -> Text:
-    """A task as a person wants it, and what came of its picture: "saved" or "kept", and where."""
-    address, link = picture(task, base_url)
-    end = task.image_expires_at
-    expired = end is not None and end < datetime.now(UTC)
-    took = [
-        f"{format_duration(task.queued_for)} in the queue" if task.queued_for is not None else "",
-        f"{format_duration(task.ran_for)} to draw" if task.ran_for is not None else "",
-    ]
-    buttons = "\n".join(
-        "  ".join(f"[{button_label(button)}]" for button in row) for row in button_rows(task.buttons[:_MOST_BUTTONS])
-    )
-    text = _head(task)
+def description(task: Task, base_url: str, saved: str, *, brief: bool) -> Text:
+    """A task on several lines, or on one. `saved` says where its picture is: "saved pig.png"."""
+    text, url, link = _head(task), task.picture_url or task.preview_url or "", ""
+    with suppress(DownloadError):
+        absolute = absolute_url(task, httpx.URL(base_url))
+        url = str(absolute)  # in ASCII, so that it is safe inside a control sequence
+        link = url if absolute.scheme in ("http", "https") else ""
+    if brief:
+        return text.append(f"  {printable((saved or task.fail_reason or url)[:_MAX_TEXT])}")
+    lengths = ((task.queued_for, "in the queue"), (task.ran_for, "to draw"))
+    took = ", ".join(f"{format_duration(length)} {what}" for length, what in lengths if length is not None)
+    rows = button_rows(task.buttons[:50])
+    buttons = "\n".join("  ".join(f"[{button_label(button)}]" for button in row) for row in rows)
+    end, (file_kind, _, file) = task.image_expires_at, saved.partition(" ")
     for name, value, style in (
         ("prompt", task.final_prompt or task.prompt_en or task.prompt, ""),
         ("reason", task.fail_reason, "red"),
-        ("took", ", ".join(filter(None, took)), ""),
-        ("picture" if task.succeeded else "preview", address, Style(link=link) if link else ""),
-        ("expired" if expired else "expires", _local_time(end) if end else "", ""),
-        (*(file or ("", "")), ""),
+        ("took", took, ""),
+        ("picture" if task.picture_url else "preview", url, Style(link=link) if link else ""),
+        ("expired" if end and end < datetime.now(UTC) else "expires", f"{end:%Y-%m-%d %H:%M} UTC" if end else "", ""),
+        (file_kind, file, ""),
         ("buttons", buttons, ""),
     ):
         if value:
             text.append(f"\n  {name:<9}", "dim")
-            text.append(("\n" + " " * 11).join(map(printable, value[:_LONGEST].splitlines())), style)
+            text.append(f"\n{'':11}".join(map(printable, value[:_MAX_TEXT].splitlines())), style)
     return text
 
 
-def line(task: Task, base_url: str, file: tuple[str, str] | None) -> Text:
-    """A task among many."""
-    what = " ".join(file) if file else task.fail_reason or picture(task, base_url)[0]
-    return Text.assemble(_head(task), f"  {printable(what[:_LONGEST])}")
-
-
-def picture(task: Task, base_url: str) -> tuple[str, str]:
-    """The address of the picture, or of its preview, and where a click on it leads, if that may be."""
-    address = task.image_url or task.preview_url or ""
+def draw(path: Path, console: Console) -> str:
+    """Draws a picture. Returns why that is not possible, or ""."""
     try:
-        url = absolute_url(task, httpx.URL(base_url))
-    except DownloadError:
-        return address, ""
-    if url.scheme not in ("http", "https"):
-        return address, ""
-    return str(url), str(url)
+        # Importing it asks the terminal what it can draw.
+        logging.getLogger("textual_image").setLevel(logging.ERROR)
+        from PIL import Image  # noqa: PLC0415  (an optional extra)
+        from textual_image.renderable import Image as Drawing  # noqa: PLC0415
 
-
-def _local_time(moment: datetime) -> str:
-    with suppress(OverflowError):  # a server can put it at the end of the year 9999
-        moment = moment.astimezone()
-    return f"{moment:%Y-%m-%d %H:%M %Z}"
+        with Image.open(path, formats=["PNG", "WEBP", "JPEG", "GIF"]) as picture:  # Pillow knows riskier formats
+            width, height = picture.size
+            columns = min(_MAX_COLUMNS, console.width, 2 * _MAX_COLUMNS * width // height)
+            if not columns or width * height > 2**26:
+                raise ValueError(f"{width} × {height} pixels are too many")  # noqa: TRY301  (the same message)
+            console.print(Drawing(picture, width=columns, height="auto"))
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # noqa: BLE001  (a video, or a terminal that does not reply)
+        return f"This terminal cannot show the picture: {error}"
+    return ""
 
 
 def _head(task: Task) -> Text:
-    status = task.status or ("FAILURE" if task.failed else "accepted")
-    text = Text.assemble((printable(task.id[:200]), "bold"), f"  {printable((task.action or '')[:200])}".rstrip())
-    text.append(f"  {printable(status[:200])}", _COLOURS.get(status, ""))
-    if task.progress is not None and not task.done:
-        text.append(f"  {task.progress} %")
-    return text
+    is_modal = task.status == TaskStatus.MODAL
+    colour = "green" if task.succeeded else "red" if task.failed else "yellow" if is_modal else ""
+    action, status = (printable(word[:200]) for word in (task.action or "", task.status_name))
+    progress = f"  {task.progress} %" if task.progress is not None and not task.done else ""
+    return Text.assemble((printable(task.id), "bold"), f"  {action}".rstrip(), "  ", (status, colour), progress)
