@@ -1,4 +1,4 @@
-"""Waits for thousands of tasks on a Dask cluster: ids, tasks and errors are plain values, and travel between processes.
+"""Waits for thousands of tasks on a Dask cluster: ids, tasks and errors are plain values that can be pickled.
 
 Each worker takes ANYAPI_API_KEY and ANYAPI_BASE_URL from its own environment; the key never passes the scheduler.
 """
@@ -12,23 +12,23 @@ from collections.abc import Iterable, Iterator
 
 from distributed import Client, LocalCluster, as_completed
 
-from anyapi_midjourney import AsyncMidjourney, MidjourneyError, Task, sandbox
+from anyapi_midjourney import Midjourney, MidjourneyError, Task, sandbox
 
 BATCH = 100
-"""Ids that are waited for together."""
+"""Ids that are polled together, in one request."""
 
 
-async def wait_for(ids: list[str]) -> list[tuple[str, Task | MidjourneyError]]:
-    """The outcomes of a batch. If its worker is lost, Dask runs it anew on another: safe, since it only reads."""
-    async with AsyncMidjourney() as mj:  # on the worker, since a client cannot be pickled
-        return [outcome async for outcome in mj.as_completed(ids)]
+def wait_for(ids: list[str]) -> list[tuple[str, Task | MidjourneyError]]:
+    """The outcomes of a batch. If its worker is lost, Dask runs it again on another: safe, since it only reads."""
+    with Midjourney() as mj:  # on the worker, since a client cannot be pickled
+        return list(mj.as_completed(ids))
 
 
 def outcomes(client: Client, ids: Iterable[str]) -> Iterator[tuple[str, Task | MidjourneyError]]:
     """Each id once, with its task or error, as the batches end."""
     unique = list(dict.fromkeys(ids))
     batches = [unique[n : n + BATCH] for n in range(0, len(unique), BATCH)]
-    # Impure, lest Dask answer a second question from the first one's results.
+    # Impure, so that Dask does not take a second result from the first one.
     for _, batch in as_completed(client.map(wait_for, batches, pure=False), with_results=True):
         yield from batch
 
@@ -40,7 +40,7 @@ def local_cluster(api_key: str, base_url: str) -> LocalCluster:
         threads_per_worker=10,  # batches at a time
         dashboard_address="127.0.0.1:0",
         env={"ANYAPI_API_KEY": api_key, "ANYAPI_BASE_URL": base_url},
-        # By default Dask takes a batch for the culprit when the fourth worker under it is lost, and gives it up.
+        # By default Dask gives up a batch when the fourth of its workers is lost.
         scheduler_kwargs={"allowed_failures": 1000},
     )
 

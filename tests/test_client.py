@@ -21,7 +21,7 @@ import pytest
 from pytest_httpx import HTTPXMock
 
 from anyapi_midjourney import AsyncMidjourney, Midjourney, Task, errors, sandbox
-from anyapi_midjourney._waiting import Retry
+from anyapi_midjourney._operations import Retry
 from anyapi_midjourney_generated import AuthenticatedClient
 from anyapi_midjourney_generated.api.tasks import fetch_task
 from anyapi_midjourney_generated.errors import UnexpectedStatus

@@ -1,4 +1,4 @@
-"""The example of a Dask cluster: what goes between processes, and what happens when one dies."""
+"""The example of a Dask cluster: what travels between processes, and what happens when one dies."""
 
 import os
 import runpy
@@ -10,14 +10,7 @@ from typing import Any
 import distributed
 import pytest
 
-from anyapi_midjourney import (
-    MidjourneyError,
-    Task,
-    TaskCancelledError,
-    TaskFailedError,
-    TaskNotFoundError,
-    sandbox,
-)
+from anyapi_midjourney import MidjourneyError, Task, errors, sandbox
 from shells import KEY, ROOT
 
 EXAMPLE = runpy.run_path(str(ROOT / "examples/dask_cluster.py"))
@@ -25,14 +18,19 @@ local_cluster: Callable[[str, str], Any] = EXAMPLE["local_cluster"]
 outcomes: Callable[[Any, Iterable[str]], Iterator[tuple[str, Task | MidjourneyError]]] = EXAMPLE["outcomes"]
 
 dask: Any = distributed  # which has types for some of its functions only
-ENDS = {"success": Task, "failure": TaskFailedError, "cancelled": TaskCancelledError, "nowhere": TaskNotFoundError}
+ENDS = {
+    "success": Task,
+    "failure": errors.TaskFailedError,
+    "cancelled": errors.TaskCancelledError,
+    "nowhere": errors.TaskNotFoundError,
+}
 
 pytestmark = pytest.mark.slow
 
 
 @contextmanager
 def cluster(speed: float = 100) -> Generator[Any]:
-    """A client of the example's cluster, whose workers ask a sandbox."""
+    """A client of the example's cluster, whose workers poll a sandbox."""
     with (
         sandbox.serve(speed=speed, api_key=KEY) as base_url,
         local_cluster(KEY, base_url) as workers,
@@ -47,30 +45,30 @@ def ids(**counts: int) -> list[str]:
 
 
 def check(found: list[tuple[str, Task | MidjourneyError]], asked: list[str]) -> None:
-    """Each id came out once, with the end of its kind."""
+    """Each id has one outcome, that of its kind."""
     assert sorted(task_id for task_id, _ in found) == sorted(asked)
     for task_id, outcome in found:
         assert type(outcome) is ENDS[task_id.partition("-")[0]], (task_id, outcome)
         assert (outcome.id if isinstance(outcome, Task) else outcome.task_id) == task_id
 
 
-def test_two_thousand_ids_come_out_once_each() -> None:
+def test_two_thousand_ids_have_one_outcome_each() -> None:
     asked = ids(success=1500, failure=250, cancelled=240, nowhere=10)
     with cluster() as client:
         check(list(outcomes(client, [*asked, *asked[:50]])), asked)
 
 
-def test_a_worker_that_is_killed_at_work_loses_nothing() -> None:
+def test_a_worker_that_is_killed_loses_nothing() -> None:
     asked = ids(nowhere=100, success=700)
     with cluster(speed=10) as client:
         found = outcomes(client, asked)
-        first = next(found)  # of the batch that ends after two looks, when the others need 4 s more
+        first = next(found)  # of the batch of unknown ids, when the others need 4 s more
         worker = next(worker for worker, batches in client.processing().items() if batches)
         os.kill(client.run(os.getpid)[worker], signal.SIGKILL)
         check([first, *found], asked)
 
 
-def test_the_key_is_in_nothing_that_passes_the_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_is_in_no_message_of_the_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
     passed = bytearray()
     tcp = dask.comm.tcp
     to_frames, from_frames = tcp.to_frames, tcp.from_frames

@@ -5,12 +5,14 @@ A step is a request to send, seconds to sleep, or a picture to save. httpx does 
 
 from __future__ import annotations
 
+import random
 from contextlib import suppress
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeAlias, TypedDict, TypeVar, cast
 
 import httpx
+from attrs import define
 
 from anyapi_midjourney_generated import AuthenticatedClient, models
 from anyapi_midjourney_generated.api.tasks import fetch_task, list_tasks
@@ -19,7 +21,7 @@ from ._environment import options_error, proxy_variable, warn_if_plain
 from ._http import checked_base_url, parsed_body
 from ._submission import READ_TIMEOUT, Submission, press, unconfirmed
 from ._task import Task, TaskAction, id_of
-from ._waiting import LIST_SIZE, Batch, GatewayState, Retry, Schedule, Terms, Watch, live_rows
+from ._waiting import LIST_ABSENT_FOR, LIST_SIZE, Batch, GatewayState, Schedule, Terms, Watch, backoff, live_rows
 from .errors import (
     APIResponseError,
     ConfigurationError,
@@ -59,6 +61,28 @@ class Call(NamedTuple):
 Step: TypeAlias = "float | list[Steps[None]] | Call | Download"
 """Sleep so many seconds, carry out several at once, send a request, or save a picture."""
 Steps: TypeAlias = "Generator[Step, Any, Result]"
+
+
+@define
+class Retry:
+    """How often one request may be sent again, and after what pause."""
+
+    left: int
+    _made: int = 0
+
+    def backoff_or_raise(self, error: MidjourneyError) -> float:
+        """Seconds to wait before the next try. Raises the error if it is not transient, or no retry is left.
+
+        A `Retry-After` counts up to 30 s. Half a second of jitter keeps many clients from returning together.
+        """
+        if not self.left or not error.is_transient:
+            raise error
+        self.left -= 1
+        self._made += 1
+        asked = error.retry_after if isinstance(error, APIResponseError) else None
+        if asked is None:
+            return backoff(self._made, error, overloaded=(5.0, 6.0))  # the gateway measures its load every 5 s
+        return min(max(asked, 0.5) + random.uniform(0.0, 0.5), 30.0)  # noqa: S311  (not a secret)
 
 
 class Options(TypedDict, total=False):
@@ -197,29 +221,39 @@ class Operations(Generic[Http]):
         return Terms(self._gateway, self._clock, self._id, seconds, self._timeout, many)
 
     def _request(
-        self, arguments: Mapping[str, Any], seconds: float | None = None, task_id: str | None = None
+        self, arguments: Mapping[str, Any], until: float | None = None, task_id: str | None = None
     ) -> Steps[httpx.Response]:
         """Sends what a generated operation would send; its own `sync_detailed` parses the JSON a second time."""
         self._check_usable()
+        seconds = None if until is None else max(until - self._clock(), 0.001)
         response: httpx.Response = yield Call(self._http.build_request(**arguments), seconds, task_id)
         return response
 
-    def _fetch(self, task_id: str, seconds: float | None = None) -> Steps[Task]:
-        response = yield from self._request(fetch_task._get_kwargs(task_id), seconds, task_id)  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
-        fields = task_fields(response.status_code, response.headers, parsed_body(response), task_id)
-        return Task.from_model(models.Task.from_dict(fields), task_id)
+    def _row(self, task_id: str, until: float | None = None) -> Steps[Row]:
+        response = yield from self._request(fetch_task._get_kwargs(task_id), until, task_id)  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
+        return task_fields(response.status_code, response.headers, parsed_body(response), task_id)
 
-    def _rows(self, task_ids: Sequence[str], seconds: float | None = None) -> Steps[list[Row] | None]:
-        """The elements of a list that are objects; None if the gateway seems to have no list."""
+    def _rows(self, task_ids: Sequence[str], until: float | None = None) -> Steps[dict[str, Row]]:
+        """What a list has, by id in lower case. If the gateway has no list, only the first task is there."""
         try:
             body = models.TaskCondition(list(task_ids))
-            response = yield from self._request(list_tasks._get_kwargs(body=body), seconds)  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
+            response = yield from self._request(list_tasks._get_kwargs(body=body), until)  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
+            if isinstance(rows := parsed_body(response), list):
+                return live_rows(rows)
         except APIResponseError as error:
-            if error.status_code in (404, 405, 501) or isinstance(error, InvalidResponseError):
-                return None
-            raise
-        rows = parsed_body(response)
-        return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else None
+            if error.status_code not in (404, 405, 501) and not isinstance(error, InvalidResponseError):
+                raise
+        found: dict[str, Row] = {}
+        with suppress(TaskNotFoundError):
+            found[task_ids[0].lower()] = yield from self._row(task_ids[0], until)
+        # The API answers at this moment, so it was no maintenance page.
+        self._gateway.list_absent_until = self._clock() + LIST_ABSENT_FOR
+        return found
+
+    def _fetch(self, task_id: str) -> Steps[Task]:
+        row = yield from self._row(task_id)
+        self._gateway.task_seen_at = self._clock()
+        return Task.from_model(models.Task.from_dict(row), task_id)
 
     def _retried(
         self, attempt: Callable[[], Steps[Result]], max_retries: int | None = None, least: float = 0.0
@@ -260,9 +294,8 @@ class Operations(Generic[Http]):
             rows = yield from self._retried(partial(self._rows, batch))
             if not rows and len(batch) > 1:  # as after a database fault
                 rows = yield from self._retried(partial(self._rows, batch))
-            live = live_rows(rows or ())
             for task_id in batch:
-                if row := live.get(task_id.lower()):
+                if row := rows.get(task_id.lower()):
                     found[task_id] = Task.from_model(models.Task.from_dict(row))
                 else:
                     with suppress(TaskNotFoundError):
@@ -285,26 +318,24 @@ class Operations(Generic[Http]):
                 yield step
 
     def _poll(self, watch: Watch, until: float = inf) -> Steps[None]:
-        seconds = watch.begin(until)
+        task_id, until = watch.task_id, watch.begin(until)
+        if until <= self._clock():
+            return  # the others of its batch took all the time
         try:
-            rows = (yield from self._rows([watch.task_id], seconds)) if watch.needs_list else []
-            row = live_rows(rows or ()).get(watch.task_id.lower())
-            task = None if row else (yield from self._fetch(watch.task_id, seconds))
+            rows = (yield from self._rows([task_id], until)) if watch.needs_list else {}
+            watch.on_row(rows.get(task_id.lower()) or (yield from self._row(task_id, until)))
         except MidjourneyError as error:
             watch.on_error(error)
-        else:
-            watch.on_response(row, task, without_list=rows is None)
 
     def _poll_batch(self, schedule: Schedule, batch: Batch) -> Steps[None]:
         if batch.one_by_one:
             yield [self._poll(watch, batch.until) for watch in batch.watches]
             return
+        until = min([watch.begin(batch.until) for watch in batch.watches])
         try:
-            rows = yield from self._rows(batch.task_ids, batch.begin())
+            schedule.on_rows(batch.watches, (yield from self._rows([watch.task_id for watch in batch.watches], until)))
         except MidjourneyError as error:
             schedule.on_error(batch.watches, error)
-        else:
-            schedule.on_rows(batch, rows)
 
     def _download(self, task: Task | str, path: str | PathLike[str] | None, *, overwrite: bool) -> Steps[Path]:
         from ._download import Download  # noqa: PLC0415  (not everybody downloads, and it takes time to import)
