@@ -12,7 +12,7 @@ import httpx
 from . import _submission
 from ._http import BearerAuth, Body, limit_duration, parsed_body, raise_for_error, request_error
 from ._operations import AsyncOptions, Call, Operations, SyncOptions
-from ._waiting import DEFAULT_TIMEOUT, Changes, Schedule, Watch
+from ._waiting import DEFAULT_TIMEOUT, Changes, Schedule
 from .errors import MidjourneyError
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ class Midjourney(Operations[httpx.Client]):
         task shows how it ended (one in `MODAL` is blocked). What else `wait` raises is raised here too, such as
         `WaitTimeoutError`, but no `TaskError`.
         """
-        return self._items(Changes(Watch(self._id(task), self._terms(timeout))))
+        return self._items(Changes(self._watch(task, timeout)))
 
     def wait(self, task: Task | str, *, timeout: float | None = DEFAULT_TIMEOUT) -> Task:
         """The task once it has succeeded.
@@ -259,7 +259,7 @@ class Midjourney(Operations[httpx.Client]):
             ConfigurationError: An unusable id or timeout, or the client is closed; nothing was sent.
 
         """
-        return self._run(self._wait(Watch(self._id(task), self._terms(timeout))))
+        return self._run(self._wait(self._watch(task, timeout)))
 
     def as_completed(
         self,
@@ -473,11 +473,11 @@ class AsyncMidjourney(Operations[httpx.AsyncClient]):
 
     def watch(self, task: Task | str, *, timeout: float | None = DEFAULT_TIMEOUT) -> AsyncItems[Task]:
         """`Midjourney.watch`, for `async for`."""
-        return self._items(Changes(Watch(self._id(task), self._terms(timeout))))
+        return self._items(Changes(self._watch(task, timeout)))
 
     async def wait(self, task: Task | str, *, timeout: float | None = DEFAULT_TIMEOUT) -> Task:  # noqa: ASYNC109
         """`Midjourney.wait`, awaited; here the timeout holds whatever the server does."""
-        return await self._run(self._wait(Watch(self._id(task), self._terms(timeout))))
+        return await self._run(self._wait(self._watch(task, timeout)))
 
     def as_completed(
         self,

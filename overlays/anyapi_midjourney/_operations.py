@@ -220,6 +220,9 @@ class Operations(Generic[Http]):
         seconds = inf if timeout is None or timeout > 1e9 else timeout
         return Terms(self._gateway, self._clock, self._id, seconds, self._timeout, many)
 
+    def _watch(self, task: Task | str, timeout: float | None) -> Watch:
+        return Watch(self._id(task), self._terms(timeout), isinstance(task, Task) and task.action == TaskAction.MODAL)
+
     def _request(
         self, arguments: Mapping[str, Any], until: float | None = None, task_id: str | None = None
     ) -> Steps[httpx.Response]:

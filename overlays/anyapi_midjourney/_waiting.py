@@ -124,6 +124,8 @@ class Watch:
 
     task_id: str
     _terms: Terms
+    has_old_row: bool = False
+    """Whether it is known from the start that `fetch` shows an old row: its window was just answered."""
     outcome: Outcome | None = None
     """The task that succeeded, or the error that the wait ends with."""
     task: Task | None = None
@@ -169,8 +171,10 @@ class Watch:
         `fetch` shows the old row, in MODAL or not started, until after the end (new-api's `model/midjourney.go`).
         """
         now = self._terms.clock()
-        if not self.task or self.alone or now < self._terms.state.list_absent_until:
+        if self.alone or now < self._terms.state.list_absent_until:
             return False
+        if not self.task:
+            return self.has_old_row
         not_started = self.task.status == TaskStatus.ACCEPTED and now - self._shown_from > _WINDOW_ANSWERED
         return not_started or TaskAction.MODAL in (self.task.status, self.task.action)
 
@@ -237,7 +241,7 @@ class Watch:
             seen = f"last seen {quote(self.task.status_name)[1:-1]}{progress} {age:.0f} s ago"
             advice = "it goes on at the server, so wait again with the same id"
             if self.task.status == TaskStatus.MODAL:
-                advice = "somebody must answer its window (POST /mj/submit/modal)"
+                advice = "somebody must answer its window, with answer_modal"
         fault = f" The last poll failed: {self._error}" if self.faults else ""
         text = f"Not done after {self._terms.timeout:g} s: {seen}; {advice}.{fault}"
         self.outcome = WaitTimeoutError(text, self.task, self._error)
