@@ -7,18 +7,11 @@ import anyio
 import pytest
 
 from clients import Client
-from shells import Shell
 
 
 @pytest.fixture(params=["sync", "asyncio", "trio"])
 def client(request: pytest.FixtureRequest) -> Client:
     return Client(request.param)
-
-
-@pytest.fixture
-def shell(client: Client) -> Shell:
-    """The old name, for tests that still use it."""
-    return Shell(client.name)
 
 
 @pytest.fixture(autouse=True)

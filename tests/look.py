@@ -20,7 +20,7 @@ from playwright.sync_api import sync_playwright
 from anyapi_midjourney import AsyncMidjourney, Task, sandbox
 from anyapi_midjourney._notebook import card
 from anyapi_midjourney_generated import models
-from shells import EXAMPLE, ROOT, example
+from clients import EXAMPLE, ROOT, example
 from test_notebook import NO_ADDRESSES, PICTURE, RUNS, TASKS, WORDS, crowd, with_address, with_word
 
 if TYPE_CHECKING:

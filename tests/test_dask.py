@@ -11,7 +11,7 @@ import distributed
 import pytest
 
 from anyapi_midjourney import MidjourneyError, Task, errors, sandbox
-from shells import KEY, ROOT
+from clients import KEY, ROOT
 
 EXAMPLE = runpy.run_path(str(ROOT / "examples/dask_cluster.py"))
 local_cluster: Callable[[str, str], Any] = EXAMPLE["local_cluster"]

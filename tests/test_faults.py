@@ -17,7 +17,7 @@ from attrs import frozen
 
 from anyapi_midjourney import Task, _waiting, errors
 from anyapi_midjourney._refresh import RefreshCycle
-from shells import EXAMPLE, KEY, TASK_ID, Shell
+from clients import EXAMPLE, KEY, TASK_ID, Client
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -164,11 +164,11 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RefreshCycle, "next_poll", next_poll)
 
 
-def ask(shell: Shell, server: Server, script: Callable[[Any], Any], **options: Any) -> Any:
+def ask(client: Client, server: Server, script: Callable[[Any], Any], **options: Any) -> Any:
     """What `script` returns for the server, or the error that it raises, in which there is no key."""
     options = {"base_url": server.url, "max_retries": 0, "verify": False, **options}
     try:
-        return shell.use(None, None, script, **options)
+        return client.run(script, **options)
     except errors.MidjourneyError as caught:
         error, cause = caught, caught.__cause__
     assert KEY.removeprefix("sk-") not in f"{error} {error!r} {vars(error)} {cause!r} {vars(cause or error)}"
@@ -184,57 +184,57 @@ def wait(mj: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_each_fault_raises_an_error_of_this_package(shell: Shell, name: str) -> None:
+def test_each_fault_raises_an_error_of_this_package(client: Client, name: str) -> None:
     fault = FAULTS[name]
     with Server(fault.response) as server:
-        error = ask(shell, server, fetch, timeout=0.02 if "hangs" in name else 9)
+        error = ask(client, server, fetch, timeout=0.02 if "hangs" in name else 9)
     assert type(error) is fault.error
     assert error.task_id == TASK_ID
 
 
 @pytest.mark.parametrize("name", [name for name in FAULTS if name not in ("401", "403")])
-def test_a_wait_survives_transient_faults_and_more_kinds_once_a_task_was_seen(shell: Shell, name: str) -> None:
+def test_a_wait_survives_transient_faults_and_more_kinds_once_a_task_was_seen(client: Client, name: str) -> None:
     fault = FAULTS[name]
     before = 2 if fault.end is None else fault.end - 1
     with Server(*[fault.response] * before, RUNNING, *[fault.response] * 3, GOOD) as server:
-        task = ask(shell, server, wait, timeout=0.02 if "hangs" in name else 9)
+        task = ask(client, server, wait, timeout=0.02 if "hangs" in name else 9)
     assert task.succeeded
     assert all(f"authorization: bearer {KEY}\r\n" in request.lower() for _, request in server.requests)
 
 
 @pytest.mark.parametrize("name", [name for name in FAULTS if name != "403"])
-def test_each_of_many_tasks_survives_a_list_with_a_fault(shell: Shell, name: str) -> None:
+def test_each_of_many_tasks_survives_a_list_with_a_fault(client: Client, name: str) -> None:
     a, b = ({**EXAMPLE, "id": task_id} for task_id in "ab")
     lists: list[Response] = [FAULTS[name].response, [http(200, [b, a])]]
     with Server(a=[[http(200, a)]], b=[[http(200, b)]], **{"list-by-condition": lists}) as server:
         found = ask(
-            shell, server, lambda mj: mj.as_completed(["a", "b"], timeout=30), timeout=0.02 if "hangs" in name else 9
+            client, server, lambda mj: mj.as_completed(["a", "b"], timeout=30), timeout=0.02 if "hangs" in name else 9
         )
     assert sorted(task_id for task_id, outcome in found if isinstance(outcome, Task)) == ["a", "b"]
 
 
 @pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if fault.end])
-def test_faults_that_are_not_transient_end_a_wait(shell: Shell, name: str) -> None:
+def test_faults_that_are_not_transient_end_a_wait(client: Client, name: str) -> None:
     fault = FAULTS[name]
     with Server(*[fault.response] * (fault.end or 0), GOOD) as server:
-        assert type(ask(shell, server, wait)) is fault.error
+        assert type(ask(client, server, wait)) is fault.error
     assert len(server.requests) == fault.end
 
 
-def test_a_body_that_drips_does_not_outlast_the_timeout_of_a_request(shell: Shell) -> None:
+def test_a_body_that_drips_does_not_outlast_the_timeout_of_a_request(client: Client) -> None:
     with Server([HEAD, *drip(b" ", 0.03)], GOOD) as server:
-        assert ask(shell, server, wait, timeout=0.1).succeeded
+        assert ask(client, server, wait, timeout=0.1).succeeded
     assert server.requests[1][0] - server.requests[0][0] < 5
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-def test_a_redirect_is_never_followed_to_another_host(shell: Shell, status: int) -> None:
+def test_a_redirect_is_never_followed_to_another_host(client: Client, status: int) -> None:
     with Server(GOOD) as elsewhere:
         place = elsewhere.url.replace("127.0.0.1", "localhost") + f"/mj/task/{TASK_ID}/fetch"
         there = [http(status, location=place)]
         for script, responses in ((fetch, [there]), (wait, [there] * 3), (wait, [RUNNING, *[there] * 4, GOOD])):
             with Server(*responses) as server:
-                result = ask(shell, server, script)
+                result = ask(client, server, script)
             assert len(server.requests) == len(responses)
             assert isinstance(result, Task) or place in str(result)
     assert elsewhere.connections == 0
@@ -257,7 +257,7 @@ CASES.remove(("sync", "the headers drip"))  # which nothing bounds
 def test_a_wait_returns_half_a_second_after_its_timeout_whatever_the_server_does() -> None:
     def back(case: tuple[str, str]) -> float:
         with Server(RUNNING, HANGING[case[1]]) as server:
-            error = ask(Shell(case[0]), server, lambda mj: mj.wait(TASK_ID, timeout=1))
+            error = ask(Client(case[0]), server, lambda mj: mj.wait(TASK_ID, timeout=1))
             seconds = time.monotonic() - server.requests[0][0]
         assert type(error) is errors.WaitTimeoutError
         assert error.task is not None

@@ -14,7 +14,7 @@ from anyapi_midjourney import Task
 from anyapi_midjourney._notebook import card
 from anyapi_midjourney._text import format_duration
 from anyapi_midjourney_generated import models
-from shells import CASES, EXAMPLE, example
+from clients import CASES, EXAMPLE, example
 
 TASKS = {name: case["body"] for name, case in CASES.items() if "status" in (case.get("body") or ())}
 PICTURE = "https://pictures.example/pig.png"

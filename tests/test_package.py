@@ -20,7 +20,7 @@ from pytest_httpx import HTTPXMock
 import anyapi_midjourney
 from anyapi_midjourney import AsyncMidjourney, Midjourney, cli, sandbox
 from anyapi_midjourney._operations import SyncOptions
-from shells import ROOT
+from clients import ROOT
 
 PNG = b"\x89PNG\r\n\x1a\n and so on"
 SPEED = 100

@@ -25,7 +25,7 @@ from anyapi_midjourney._waiting import (
     Terms,
     Watch,
 )
-from shells import EXAMPLE
+from clients import EXAMPLE
 
 if TYPE_CHECKING:
     import pytest

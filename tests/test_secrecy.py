@@ -28,7 +28,7 @@ def shown(value: object) -> Iterator[str]:
         yield json.dumps([value.raw.to_dict(), value.to_dict()])
     link = value if isinstance(value, BaseException) else None
     while link is not None:
-        yield repr(vars(link))
+        yield from (repr(vars(link)), pickle.dumps(vars(link)).decode("latin-1"))  # as Dask pickles causes
         for frame, _ in traceback.walk_tb(link.__traceback__):
             if not Path(frame.f_code.co_filename).is_relative_to(ROOT / "tests"):
                 yield f"{frame.f_code.co_qualname} {frame.f_locals!r}"

@@ -199,7 +199,7 @@ def checked_base_url(base_url: str | None) -> httpx.URL:
 def request_error(error: Exception, url: httpx.URL, task_id: str | None, auth: BearerAuth) -> MidjourneyError:
     """The `MidjourneyError` that an error of a request is or becomes.
 
-    It has no traceback, nor have its causes: frames of the HTTP stack hold the key, and crash reporters show locals.
+    Neither it nor its causes have a traceback: frames of the HTTP stack hold the key, and crash reporters show locals.
     """
     if isinstance(error, httpx.HTTPStatusError) and _BODY in error.response.extensions:
         # A hook of the caller's called `raise_for_status`.
@@ -215,6 +215,7 @@ def request_error(error: Exception, url: httpx.URL, task_id: str | None, auth: B
         error = found
     for link in causes(error):
         link.__traceback__ = None
+        vars(link).pop("_request", None)  # httpx's, with the key; Dask pickles causes too
     error.task_id = task_id or error.task_id
     return error
 

@@ -343,6 +343,8 @@ class Schedule:
         """The last batch. It returns to the heap at the next step, so that it is polled again if it was cancelled."""
         self._heap: list[tuple[float, int, Watch]] = []
         self._order = count()
+        self._unknown = 0
+        """Tasks that were not found."""
         self._paused_until = -inf
         """When the next poll may be sent, after an empty list."""
         self._last_round_ends = inf
@@ -373,10 +375,9 @@ class Schedule:
                 missing.append(watch)
         if now < self._terms.state.list_absent_until:
             return  # there is no list, and they are still due
-        error = TaskNotFoundError(200, {}, [], "The list of tasks lacks it.") if len(missing) < len(watches) else None
-        if not error and len(watches) > 1:
-            missing = self._on_empty_list(missing)
-        for number, watch in enumerate(missing):
+        is_empty = len(missing) == len(watches) > 1
+        for number, watch in enumerate(self._on_empty_list(missing) if is_empty else missing):
+            error = None if len(watches) == 1 else TaskNotFoundError(200, {}, [], "The list of tasks lacks it.")
             watch.on_missing(now + number // SINGLES * _GATHERED, error)
 
     def on_error(self, watches: Sequence[Watch], error: MidjourneyError) -> float:
@@ -395,8 +396,11 @@ class Schedule:
             tasks.clear()
 
     def _on_empty_list(self, watches: list[Watch]) -> list[Watch]:
-        """Returns the tasks to fetch in a request each: none after a first empty list, often a database fault."""
-        singles = SINGLES if any(watch.faults for watch in watches) else 0
+        """Returns the tasks to fetch in a request each: none after a first empty list, often a database fault.
+
+        Later some, and the more of them turn out to be unknown, the more.
+        """
+        singles = SINGLES + 2 * self._unknown if any(watch.faults for watch in watches) else 0
         if failed := watches[singles:]:
             error = ServerError(200, {}, "", "The list of tasks is empty, as after a database fault of the gateway.")
             self._paused_until = self._terms.clock() + self.on_error(failed, error)
@@ -407,6 +411,7 @@ class Schedule:
             watch = self._polled.popleft()
             if watch.outcome is not None:
                 self.items.append((watch.task_id, watch.outcome))
+                self._unknown += isinstance(watch.outcome, TaskNotFoundError)
             else:
                 heappush(self._heap, (watch.next_poll, next(self._order), watch))
             if (change := watch.take_change()) and self._on_change:
