@@ -10,6 +10,7 @@ Memory is the most that the client held beyond what the imports take.
 """
 
 import asyncio
+import inspect
 import json
 import math
 import multiprocessing
@@ -223,7 +224,13 @@ def serve(speed: float, out: Connection) -> None:
             headers = {"Authorization": f"Bearer {sandbox.API_KEY}"}
             task = (await client.get(f"/mj/task/success-{task_id}/fetch", headers=headers)).json()
         status = {"SUCCESS": "SUCCEEDED", "": "PENDING"}.get(task["status"], "RUNNING")
-        body = {"id": task_id, "status": status, "createdAt": "2026-01-01T00:00:00Z", "output": [], "progress": 0.5}
+        body: dict[str, Any] = {
+            "id": task_id,
+            "status": status,
+            "createdAt": "2026-01-01T00:00:00Z",
+            "output": [],
+            "progress": 0.5,
+        }
         return await JSONResponse(body)(scope, receive, send)
 
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
@@ -361,7 +368,7 @@ def measure(peer: str, run: Run, out: Connection) -> None:
     """Runs one client in this process, and sends its figures."""
     work = PEERS[peer]
     memory, cpu = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    if asyncio.iscoroutinefunction(work):
+    if inspect.iscoroutinefunction(work):
         asyncio.run(work(run))
     else:
         work(run)

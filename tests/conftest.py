@@ -9,6 +9,11 @@ import pytest
 from clients import Client
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests mostly sleep: they start first, so that others run beside them."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(params=["sync", "asyncio", "trio"])
 def client(request: pytest.FixtureRequest) -> Client:
     return Client(request.param)

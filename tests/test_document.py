@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import openapi_spec_validator
 import pytest
@@ -37,9 +37,14 @@ MODELS = f"{PACKAGE}/models/__init__.py"
 @pytest.fixture(autouse=True, scope="module")
 def _remember() -> Iterator[None]:
     """Parses each YAML text and compiles each template once: most are the same in every test."""
-    parse, build = cache(partial(YAML.load, YAML(typ="safe"))), Environment.compile
+    load, build = cast("Any", YAML).load, Environment.compile
+    parse: Any = cache(partial(load, YAML(typ="safe")))
+
+    def load_once(_: YAML, text: str) -> Any:
+        return parse(text)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(YAML, "load", lambda _, text: parse(text))
+        patch.setattr(YAML, "load", load_once)
         templates: dict[tuple[object, ...], Any] = {}
 
         def compile_once(self: Environment, *source: Any) -> Any:
@@ -266,20 +271,7 @@ def test_the_type_check_finds_what_is_gone_and_forgets_it_when_it_is_back() -> N
         ("openapi.yaml", DOCUMENT.replace("      security:\n        - bearer: []\n", "      security: []\n")),
         ("openapi.yaml", None),
         ("generator-config.yml", "a: ["),
-        *(
-            (f"overlays/{kind}.overlay.yaml", text)
-            for kind in ("corrections", "additions")
-            for text in (
-                "a: [",
-                "actions: [x]",
-                "actions: [{target: $.info}]",
-                "actions: [{target: '$.info[', remove: true}]",
-                "actions: [{target: $.info, update: [x]}]",
-                "actions: [{target: $, remove: true}]",
-                "actions: [{target: $.info, x-rename: paths}]",
-                "actions: [{target: '$.servers[0]', x-rename: a}]",
-            )
-        ),
+        ("overlays/additions.overlay.yaml", "a: ["),
     ],
 )
 def test_a_failure_loses_nothing_and_names_the_file(name: str, text: str | None, checkout: Path) -> None:
@@ -292,6 +284,26 @@ def test_a_failure_loses_nothing_and_names_the_file(name: str, text: str | None,
     assert name in result.stderr.splitlines()[0]
     assert "Traceback" not in result.stderr
     assert files(checkout / "generated") == before
+
+
+@pytest.mark.parametrize("overlay", [generate.CORRECTIONS, generate.ADDITIONS], ids=str)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "actions: [x]",
+        "actions: [{target: $.info}]",
+        "actions: [{target: '$.info[', remove: true}]",
+        "actions: [{target: $.info, update: [x]}]",
+        "actions: [{target: $, remove: true}]",
+        "actions: [{target: $.info, x-rename: paths}]",
+        "actions: [{target: '$.servers[0]', x-rename: a}]",
+    ],
+)
+@pytest.mark.usefixtures("checkout")
+def test_an_overlay_that_cannot_be_applied_is_named(overlay: Path, text: str) -> None:
+    overlay.write_text(text, encoding="utf-8")
+    with pytest.raises(apply_overlay.OverlayError, match=re.escape(str(overlay))):
+        generate.generate()
 
 
 @pytest.mark.usefixtures("checkout")

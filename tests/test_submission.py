@@ -52,28 +52,28 @@ def submit(
     """What a submission returns, or its error."""
     transport = httpx.MockTransport(response)
     try:
-        return client.run(script or (lambda mj: mj.imagine("a pig")), transport)
+        return client.run(script or (methodcaller("imagine", "a pig")), transport)
     except MidjourneyError as error:
         return error
 
 
-SENT = {
+SENT: dict[str, tuple[Callable[[Any], Any], dict[str, Any]]] = {
     "imagine": (
-        lambda mj: mj.imagine("a pig  --v 7", images=[PNG, "data:image/png;base64,AA=="], state="mine"),
+        methodcaller("imagine", "a pig  --v 7", images=[PNG, "data:image/png;base64,AA=="], state="mine"),
         {"prompt": "a pig  --v 7", "base64Array": [..., "data:image/png;base64,AA=="], "state": "mine"},
     ),
-    "describe": (lambda mj: mj.describe(PNG, bot_type="NIJI_JOURNEY"), {"base64": ..., "botType": "NIJI_JOURNEY"}),
+    "describe": (methodcaller("describe", PNG, bot_type="NIJI_JOURNEY"), {"base64": ..., "botType": "NIJI_JOURNEY"}),
     "blend": (
-        lambda mj: mj.blend([PNG, PNG], dimensions="SQUARE"),
+        methodcaller("blend", [PNG, PNG], dimensions="SQUARE"),
         {"base64Array": [..., ...], "dimensions": "SQUARE"},
     ),
-    "shorten": (lambda mj: mj.shorten("a long pig"), {"prompt": "a long pig"}),
+    "shorten": (methodcaller("shorten", "a long pig"), {"prompt": "a long pig"}),
     "action": (
-        lambda mj: mj.press(example(), "U2"),
+        methodcaller("press", example(), "U2"),
         {"taskId": EXAMPLE["id"], "customId": EXAMPLE["buttons"][1]["customId"]},
     ),
     "modal": (
-        lambda mj: mj.answer_modal("17", prompt="a hat", mask=PNG),
+        methodcaller("answer_modal", "17", prompt="a hat", mask=PNG),
         {"taskId": "17", "prompt": "a hat", "maskBase64": ...},
     ),
 }
@@ -184,7 +184,8 @@ def counting(*endings: Any) -> Generator[tuple[str, list[bytes]]]:
                     while not received.endswith(b"}"):
                         received += connection.recv(65536)
                     jobs.extend([received] if received else [])
-                    for step in ending if isinstance(ending, list) else [ending]:
+                    steps: list[Any] = ending if isinstance(ending, list) else [ending]
+                    for step in steps:
                         if isinstance(step, bytes):
                             connection.sendall(step)
                         elif str(step).startswith("reset"):
@@ -209,7 +210,7 @@ WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(GOOD), GOOD)
 )
 def test_a_job_that_may_have_arrived_is_never_sent_again(client: Client, ending: Any) -> None:
     with counting(ending, WHOLE) as (base_url, jobs), pytest.raises(SubmissionUnconfirmedError) as caught:
-        client.run(lambda mj: mj.imagine("a pig"), base_url=base_url)
+        client.run(methodcaller("imagine", "a pig"), base_url=base_url)
     assert len(jobs) <= 1
     assert isinstance(caught.value.__cause__, APIConnectionError)
     assert not isinstance(caught.value, ConnectionError)
@@ -232,7 +233,7 @@ def test_a_connection_that_cannot_be_made_is_tried_again(client: Client, pauses:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     with pytest.raises(APIConnectionError):
-        client.run(lambda mj: mj.imagine("a pig"), base_url=base_url)
+        client.run(methodcaller("imagine", "a pig"), base_url=base_url)
     assert len(pauses) == 2
 
 
@@ -261,7 +262,7 @@ def test_a_cancelled_submission_is_not_sent_again(backend: str) -> None:
     "button", ["V3", EXAMPLE["buttons"][7]["customId"], example().button("V3")], ids=["V3", "id", "b"]
 )
 def test_a_button_is_a_label_a_custom_id_or_a_button(client: Client, button: Any) -> None:
-    task = submit(client, reply(ACCEPTED), lambda mj: mj.press(example(), button))
+    task = submit(client, reply(ACCEPTED), methodcaller("press", example(), button))
     assert (task.action, task.prompt) == ("VARIATION", "pig --v 6.1")
 
 
@@ -272,7 +273,7 @@ def test_a_press_of_an_id_fetches_the_task_first(client: Client) -> None:
         paths.append(request.url.path)
         return reply(EXAMPLE if request.method == "GET" else ACCEPTED)(request)
 
-    assert submit(client, respond, lambda mj: mj.press(EXAMPLE["id"], "🔄")).action == "REROLL"
+    assert submit(client, respond, methodcaller("press", EXAMPLE["id"], "🔄")).action == "REROLL"
     assert paths == [f"/mj/task/{EXAMPLE['id']}/fetch", "/mj/submit/action"]
 
 
@@ -290,13 +291,13 @@ def test_a_press_of_an_id_fetches_the_task_first(client: Client) -> None:
 )
 def test_a_press_that_cannot_work_is_refused_before_anything_is_sent(task: Task, button: Any, error: type) -> None:
     for client in map(Client, ("sync", "asyncio")):
-        outcome = submit(client, lambda _: pytest.fail("sent"), lambda mj: mj.press(task, button))
+        outcome = submit(client, lambda _: pytest.fail("sent"), methodcaller("press", task, button))
         assert type(outcome) is error
 
 
 def test_a_custom_id_is_enough_where_a_gateway_sends_no_buttons() -> None:
     task = Task(id="1", status="SUCCESS")
-    pressed = submit(Client("sync"), reply(ACCEPTED), lambda mj: mj.press(task, "MJ::CustomZoom::3785da15"))
+    pressed = submit(Client("sync"), reply(ACCEPTED), methodcaller("press", task, "MJ::CustomZoom::3785da15"))
     assert pressed.action == "CUSTOM_ZOOM"
 
 
@@ -324,16 +325,16 @@ def test_an_image_becomes_a_data_url_of_its_true_type(tmp_path: Path, content: b
 @pytest.mark.parametrize(
     "script",
     [
-        lambda mj: mj.imagine("  "),
-        lambda mj: mj.imagine(None),
-        lambda mj: mj.shorten(""),
-        lambda mj: mj.describe(b"<svg>"),
-        lambda mj: mj.describe(PNG + bytes(20 * 2**20)),
-        lambda mj: mj.describe(ROOT / "README.md"),
-        lambda mj: mj.blend([PNG]),
-        lambda mj: mj.blend([PNG] * 6),
-        lambda mj: mj.blend([PNG, PNG], dimensions="ROUND"),
-        lambda mj: mj.answer_modal("a/b"),
+        methodcaller("imagine", "  "),
+        methodcaller("imagine", None),
+        methodcaller("shorten", ""),
+        methodcaller("describe", b"<svg>"),
+        methodcaller("describe", PNG + bytes(20 * 2**20)),
+        methodcaller("describe", ROOT / "README.md"),
+        methodcaller("blend", [PNG]),
+        methodcaller("blend", [PNG] * 6),
+        methodcaller("blend", [PNG, PNG], dimensions="ROUND"),
+        methodcaller("answer_modal", "a/b"),
     ],
 )
 def test_what_the_gateway_would_charge_for_in_vain_is_refused_before_anything_is_sent(script: Any) -> None:
@@ -343,4 +344,4 @@ def test_what_the_gateway_would_charge_for_in_vain_is_refused_before_anything_is
 
 def test_a_file_that_is_not_there_is_an_os_error(client: Client) -> None:
     with pytest.raises(FileNotFoundError):
-        submit(client, reply(ACCEPTED), lambda mj: mj.describe("no such file.png"))
+        submit(client, reply(ACCEPTED), methodcaller("describe", "no such file.png"))
