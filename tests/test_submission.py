@@ -18,6 +18,7 @@ import pytest
 from anyapi_midjourney import (
     APIConnectionError,
     APIResponseError,
+    APITimeoutError,
     AuthenticationError,
     Button,
     ButtonNotFoundError,
@@ -33,8 +34,9 @@ from anyapi_midjourney import (
     SubmissionRefusedError,
     SubmissionUnconfirmedError,
     Task,
+    _operations,
 )
-from clients import EXAMPLE, KEY, ROOT, Client, example, reply, sequence
+from clients import EXAMPLE, KEY, ROOT, Client, example, listening, reply, sequence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -215,6 +217,18 @@ def test_a_job_that_may_have_arrived_is_never_sent_again(client: Client, ending:
     assert isinstance(caught.value.__cause__, APIConnectionError)
     assert not isinstance(caught.value, ConnectionError)
     assert KEY not in f"{caught.value} {vars(caught.value)}"
+
+
+def test_a_server_that_never_answers_leaves_a_job_unconfirmed(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def take(connection: socket.socket) -> None:
+        while not connection.recv(65536).endswith(b"}"):
+            pass
+        connection.recv(1)  # until the client gives up
+
+    monkeypatch.setattr(_operations, "READ_TIMEOUT", 0.1)
+    with listening(take) as base_url, pytest.raises(SubmissionUnconfirmedError) as caught:
+        client.run(methodcaller("imagine", "a pig"), base_url=base_url, timeout=0.1)
+    assert isinstance(caught.value.__cause__, APITimeoutError)
 
 
 def test_each_submission_has_a_new_connection(client: Client) -> None:

@@ -110,7 +110,11 @@ class Operations(Generic[Http]):
     _base_url = httpx.URL()  # repr() must work even if __init__ raised
     _http: Http
     _fresh: Http
-    """For pictures: new connections each time, and none of the caller's hooks, which would read a picture whole."""
+    """For submissions and pictures: a new connection for each, and none of the caller's hooks.
+
+    On a connection that the server closes meanwhile, it would not be certain whether a job arrived. A hook would read a
+    picture whole.
+    """
 
     def __init__(  # noqa: PLR0917  (both clients call it, and nobody else)
         self,
@@ -160,7 +164,7 @@ class Operations(Generic[Http]):
                 # One for both clients: loading the certificates takes as long as all the rest.
                 shared["verify"] = httpx.create_ssl_context(trust_env=trust_env)
             shared["limits"] = httpx.Limits(max_connections=limits.max_connections, max_keepalive_connections=0)
-            fresh = http(**shared)
+            fresh = http(**{**shared, "http2": False})  # HTTP/2 would share a connection
             shared["limits"] = limits
             shared["headers"]["Accept-Encoding"] = "gzip"  # httpx would ask for all that is installed
             # The caller's hooks see every response, also an error, but none unread or with the key in it.
