@@ -27,7 +27,7 @@ def run(*words: str, read: bool = False) -> str:
     done = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE if read else None)
     if read:
         print(done.stdout, end="")
-    return str(done.stdout).strip()
+    return (done.stdout or "").strip()
 
 
 if __name__ == "__main__":

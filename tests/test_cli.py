@@ -439,3 +439,28 @@ def test_a_picture_is_drawn_unless_it_fills_many_screens(base_url: str, run: Run
     terminal = Terminal(base_url, "wait", ID, "--save", ".", "--show", cwd=tmp_path)
     assert terminal.close() == 0
     assert "1 × 60000 pixels are too many" in terminal.shown
+
+
+@pytest.mark.parametrize("timeout", ["-1", "nan"])
+def test_nothing_is_submitted_with_an_unusable_timeout(run: Run, httpx_mock: HTTPXMock, timeout: str) -> None:
+    assert run("imagine", "a pig", "--timeout", timeout).exit_code == 2
+    assert httpx_mock.get_requests() == []
+
+
+def test_prompts_after_a_refused_key_are_reported_and_not_submitted(run: Run) -> None:
+    result = run("imagine", "a pig", "a cow", "--json", ANYAPI_API_KEY="sk-wrong")
+    first, second = map(json.loads, result.stdout.splitlines())
+    assert (result.exit_code, first["prompt"], second["prompt"]) == (3, "a pig", "a cow")
+    assert "Not submitted" in second["error"]
+
+
+def test_imagine_and_press_submit_wait_and_save(run: Run) -> None:
+    result = run("imagine", "a pig", "a lost pig", "--save", "pictures")
+    assert result.exit_code == 7
+    assert "a lost pig: This may have been submitted and billed" in result.stderr
+    (grid,) = Path("pictures").iterdir()
+    pressed = run("press", grid.stem, "U2", "--no-wait", "--json")
+    assert json.loads(pressed.stdout)["prompt"] == f"U2 of {grid.stem}"
+    assert run("press", grid.stem, "U9").exit_code == 2
+    assert run("wait", json.loads(pressed.stdout)["id"], "--save", "pictures").exit_code == 0
+    assert len({picture.read_bytes() for picture in Path("pictures").iterdir()}) == 2

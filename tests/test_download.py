@@ -278,11 +278,11 @@ def test_transient_errors_are_retried_and_leave_nothing(client: Client, pauses: 
 
 def test_the_picture_of_an_answered_window_is_retried_for_45_seconds(client: Client, pauses: list[float]) -> None:
     answered = task("/mj/image/1", action="MODAL")
-    refusals = [reply(b"", status) for status in (403, 500)] * 4
+    refusals = [reply({"error": "request blocked: unsupported protocol"}, status) for status in (403, 500)] * 4
     assert save(client, sequence(*refusals, reply(PNG)), picture=answered).exists()
     assert 40 <= sum(pauses) <= 45
     with pytest.raises(errors.ServerError, match="after its next refresh"):
-        save(client, sequence(*refusals, reply(b"", 403)), "other", answered)
+        save(client, sequence(*refusals, refusals[0]), "other", answered)
     for other in (task("/mj/image/1"), task(CDN, action="MODAL")):
         with pytest.raises(errors.DownloadError):
             save(client, sequence(reply(b"", 403)), "other", other)

@@ -110,6 +110,7 @@ def test_each_operation_sends_one_signed_post_and_returns_the_accepted_task(clie
         (200, {**ACCEPTED, "code": 22}, Task, 1),
         (401, {"error": {"message": "no"}}, AuthenticationError, 1),
         (403, {"error": {"message": "no"}}, PermissionDeniedError, 1),
+        (403, "<html>", SubmissionRefusedError, 1),
         (429, "", RateLimitError, 3),
         (503, OVERLOADED, ServerError, 3),
         (200, {"code": 23, "result": "14001"}, QueueFullError, 1),
@@ -119,9 +120,10 @@ def test_each_operation_sends_one_signed_post_and_returns_the_accepted_task(clie
         (400, {"code": 4, "description": "quota_not_enough "}, InsufficientQuotaError, 1),
         (400, {"code": 4, "description": "insert_midjourney_task_failed "}, SubmissionUnconfirmedError, 1),
         (400, {"code": 4, "description": "copy_response_body_failed "}, SubmissionUnconfirmedError, 1),
+        (400, {"code": 4, "description": "insert_midjourney_task_failed (id: 1)"}, SubmissionUnconfirmedError, 1),
         (400, {"code": 5, "description": "do_request_failed "}, SubmissionUnconfirmedError, 1),
         (200, {"code": 1, "result": None}, SubmissionUnconfirmedError, 1),
-        (200, {"code": 1, "result": ""}, SubmissionUnconfirmedError, 1),
+        (200, {"code": 1, "result": " "}, SubmissionUnconfirmedError, 1),
         (400, {"code": 4, "description": "task_not_found "}, SubmissionRefusedError, 1),
         (404, {"code": 3, "result": None}, SubmissionRefusedError, 1),
         (500, {"code": 9, "result": None}, SubmissionRefusedError, 1),
@@ -309,6 +311,15 @@ def test_a_press_that_cannot_work_is_refused_before_anything_is_sent(task: Task,
         assert type(outcome) is error
 
 
+def test_a_press_of_an_answered_windows_id_takes_the_live_row(client: Client) -> None:
+    def respond(request: httpx.Request) -> httpx.Response:
+        rows = [{**EXAMPLE, "status": "MODAL"}, {**EXAMPLE, "action": "MODAL"}]
+        response = {"GET": rows[0], "/mj/submit/action": ACCEPTED}
+        return reply(response.get(request.method) or response.get(request.url.path) or rows)(request)
+
+    assert submit(client, respond, methodcaller("press", EXAMPLE["id"], "U1")).action == "UPSCALE"
+
+
 def test_a_custom_id_is_enough_where_a_gateway_sends_no_buttons() -> None:
     task = Task(id="1", status="SUCCESS")
     pressed = submit(Client("sync"), reply(ACCEPTED), methodcaller("press", task, "MJ::CustomZoom::3785da15"))
@@ -341,6 +352,10 @@ def test_an_image_becomes_a_data_url_of_its_true_type(tmp_path: Path, content: b
     [
         methodcaller("imagine", "  "),
         methodcaller("imagine", None),
+        methodcaller("imagine", "half a surrogate: \ud83d"),
+        methodcaller("imagine", "a pig", images="pig.png"),
+        methodcaller("describe", "https://cdn.example/pig.png"),
+        methodcaller("answer_modal", "17", prompt=" "),
         methodcaller("shorten", ""),
         methodcaller("describe", b"<svg>"),
         methodcaller("describe", PNG + bytes(20 * 2**20)),

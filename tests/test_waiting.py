@@ -510,6 +510,17 @@ def test_an_id_that_is_never_found_is_given_up_after_five_minutes(client: Client
     assert 300 <= gateway.clock.now - 1000 <= 310
 
 
+def test_three_responses_about_another_task_end_a_wait(client: Client, gateway: Gateway) -> None:
+    async def script(mj: Any) -> None:
+        await mj.fetch("0s")
+        await mj.wait("60s")
+
+    gateway.instead = lambda now, _: reply({**EXAMPLE, "id": "foreign"}) if now > 0 else None
+    with pytest.raises(errors.InvalidResponseError, match="another task"):
+        run(client, gateway, script)
+    assert gateway.clock.now - 1000 < 30
+
+
 ABSENT = [reply("", 404), reply("", 405), reply("", 501), PAGE, reply({"data": []})]
 
 

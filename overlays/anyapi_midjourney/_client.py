@@ -81,7 +81,7 @@ class Midjourney(Operations[httpx.Client]):
     """Midjourney at AnyAPI.
 
     Make one and share it: it is safe in many threads, and keeps connections open until `close()` or the end of `with`.
-    In another process than its own, after a fork, it raises `ConfigurationError`.
+    After a fork, the child must make its own client: this one raises `ConfigurationError` there.
 
     Args:
         api_key: The bearer token; without one, the environment variable `ANYAPI_API_KEY` is read.
@@ -114,7 +114,7 @@ class Midjourney(Operations[httpx.Client]):
     def imagine(
         self, prompt: str, *, images: Sequence[Image] = (), bot_type: str | None = None, state: str | None = None
     ) -> Task:
-        """Submits a prompt, and returns the accepted task, which `wait`, `watch`, `fetch`, `press` and `download` take.
+        """Submits a prompt, and returns the accepted task. Pass it to `wait`, which returns the finished one.
 
         A submission costs money each time it arrives, so it is sent once. It is sent again, up to `max_retries` times,
         only when nothing can have arrived: if the connection could not be made, or after 429 or 503 with
@@ -127,10 +127,10 @@ class Midjourney(Operations[httpx.Client]):
             state: Any text; it comes back as the task's `state`.
 
         Raises:
-            ConfigurationError: A blank prompt, or an image that is none; nothing was sent.
-            SubmissionUnconfirmedError: No response tells: the job may have been taken and billed.
-            PromptRejectedError: A banned word; nothing was submitted, and so for all that follow.
-            QueueFullError: Midjourney's proxy has too much to do.
+            ConfigurationError: A blank prompt, or a file that is not an image; nothing was sent.
+            SubmissionUnconfirmedError: There is no clear response: the job may have been taken and billed.
+            PromptRejectedError: A banned word. Nothing was submitted after this and the errors below.
+            QueueFullError: The queue of Midjourney's proxy is full.
             InsufficientQuotaError: The account has too little left.
             SubmissionRefusedError: Any other refusal, in the server's words.
             AuthenticationError, PermissionDeniedError: The key is refused, its account is empty, or it may not do this.
@@ -153,8 +153,9 @@ class Midjourney(Operations[httpx.Client]):
             state: Any text; it comes back as the new task's `state`.
 
         Raises:
-            ConfigurationError: The task has not succeeded, or the button is a link or has no valid custom id.
-            ButtonNotFoundError: The task has no such button, or several. Nothing was sent in these two cases.
+            ConfigurationError: The task has not succeeded, or the button is a link or has no valid custom id. Nothing
+                was submitted.
+            ButtonNotFoundError: The task has no such button, or several. Nothing was submitted.
             SubmissionRefusedError: Among others: most gateways take no bookmark, animate and describe buttons
                 (new-api, `service/midjourney.go`).
 
@@ -218,7 +219,7 @@ class Midjourney(Operations[httpx.Client]):
         """The tasks as they are now, by id, in one request per five hundred. An unknown id is left out.
 
         An id that the list lacks is fetched by itself first: the gateway answers an empty list after a database fault
-        (new-api's `model/midjourney.go`). It raises what `fetch` raises, but for `TaskNotFoundError`.
+        (new-api's `model/midjourney.go`). It raises the errors of `fetch`, except `TaskNotFoundError`.
         """
         return self._run(self._fetch_many(tasks))
 
@@ -226,8 +227,8 @@ class Midjourney(Operations[httpx.Client]):
         """The task at first sight and at every change, until it ends or is blocked for 5 minutes.
 
         A change is one of status, progress, fail reason, buttons, or picture (without the query of its URL). The last
-        task shows how it ended (one in `MODAL` is blocked). What else `wait` raises is raised here too, such as
-        `WaitTimeoutError`, but no `TaskError`.
+        task shows how it ended (one in `MODAL` is blocked). It raises the errors of `wait`, such as
+        `WaitTimeoutError`, except `TaskError`.
         """
         return self._items(Changes(self._watch(task, timeout)))
 
@@ -251,8 +252,8 @@ class Midjourney(Operations[httpx.Client]):
             WaitTimeoutError: Not done in time; it has the task as last seen. Waiting can go on with the same id.
             AuthenticationError: Two refusals in a row.
             PermissionDeniedError: The key may not do this.
-            TaskNotFoundError: Two in a row, and this client has not seen a task before, or has seen another meanwhile;
-                or for 5 minutes. Not of a task that was there before.
+            TaskNotFoundError: The second in a row, if the client has seen no task yet, or another one since the first;
+                else after 5 minutes. Never once it has seen this task.
             InvalidResponseError, APIResponseError: Three in a row, and this client has not seen a task before.
             APIConnectionError: A mistake in the program, such as a hook's; or, three times in a row if this client has
                 not seen a task before, an untrusted certificate or a proxy that wants a password.
@@ -295,9 +296,9 @@ class Midjourney(Operations[httpx.Client]):
 
         Args:
             task: The task, or its id, which is fetched first.
-            path: The file to write, or an existing folder; None is the current folder. In a folder the file is called
-                by the task's id, with the ending of its type: .png, .webp, .jpg, .mp4 …
-            overwrite: Whether to replace an existing file. A link is replaced itself, not what it leads to.
+            path: The file to write, or an existing folder; None is the current folder. In a folder the file is
+                named after the task's id and its type: .png, .webp, .jpg, .mp4 …
+            overwrite: Whether to replace an existing file. A symbolic link itself is replaced, not its target.
 
         Raises:
             DownloadError: The task has no picture, its link has expired (Discord's last 24 hours), its URL is refused,
@@ -377,7 +378,7 @@ class Midjourney(Operations[httpx.Client]):
                     self._read(response)
                     raise download.refusal(response, parsed_body(response))
                 download.begin(response.headers)
-                for chunk in response.iter_raw():
+                for chunk in cast("httpx.SyncByteStream", response.stream):
                     download.write(chunk)
             download.finish()
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, MidjourneyError) as error:  # an OSError is the disk's

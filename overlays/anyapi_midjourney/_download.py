@@ -54,6 +54,8 @@ class Download:
         if not self._is_folder and os.path.lexists(self.path) and not replaceable:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self.path))
         self._part = (self.path if self._is_folder else self.path.parent) / f".{secrets.token_hex(8)}.part"
+        if not self._part.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._part.parent))
         self._redirects, self._is_direct = 0, False
         self.auth: httpx.Auth | None = None
         """The key, once the gateway's own URL has answered 401 without it."""
@@ -174,7 +176,11 @@ def absolute_url(task: Task, base_url: httpx.URL) -> httpx.URL:
     own address at its default, http://localhost:3000 (`setting/system_setting`).
     """
     if task.picture_url is None:
-        why = f"{quote(task.action or 'it')} succeeds without one" if task.succeeded else "it has not succeeded"
+        why = (
+            f"{quote(task.action or 'it')} succeeds without one"
+            if task.succeeded
+            else "this Task has not succeeded; pass the one that wait returns"
+        )
         raise DownloadError(f"The task has no picture: {why}.", task.id)
     try:
         url = httpx.URL(task.picture_url)

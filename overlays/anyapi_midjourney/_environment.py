@@ -47,7 +47,7 @@ def options_error(error: Exception) -> ConfigurationError:
                     ssl.create_default_context(cafile=value)
             except (ImportError, ValueError, OSError, httpx.InvalidURL):
                 where = f"{part.strip()!r} in the environment variable {variable}"
-    advice = "; install it with: pip install 'anyapi-midjourney[socks]'" if isinstance(error, ImportError) else ""
+    advice = "; install it with: pip install 'anyapi-midjourney[socks]'" if "socks" in str(error) else ""
     return ConfigurationError(f"httpx cannot use {where}: {error}{advice}")
 
 

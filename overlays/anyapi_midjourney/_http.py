@@ -61,7 +61,9 @@ class BearerAuth(httpx.Auth):
         self._problem = "No API key" if isinstance(given, str) else "The API key is not a string"
         if self._key:
             sendable = self._key.isascii() and self._key.isprintable() and " " not in self._key
-            self._problem = "" if sendable else "The API key has a blank, a control or a non-ASCII character in it"
+            self._problem = (
+                "" if sendable else "The API key contains a space, a control character or a non-ASCII character"
+            )
         if _TEMPLATE.search(self._key):
             self._problem = f"The API key {_TEMPLATE_ADVICE}"
         self._origin: tuple[str, str, int | None] | None = None
@@ -166,7 +168,7 @@ def parsed_body(response: httpx.Response) -> Json:
 
 
 def raise_for_error(response: httpx.Response) -> None:
-    """Raises the error that a response means, or that it is about another task than the one that was asked for."""
+    """Raises the error that a response means, or `InvalidResponseError` if it is about another task."""
     body = parsed_body(response)
     if error := error_from_response(response.status_code, response.headers, body):
         raise error

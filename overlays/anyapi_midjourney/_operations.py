@@ -1,6 +1,7 @@
 """What the clients do, without I/O: as generators of steps, which each client carries out in its own way.
 
-A step is a request to send, seconds to sleep, or a picture to save. httpx does the same with `auth_flow`.
+A step is a request to send, seconds to sleep, a picture to save, or several generators at once. httpx does the same
+with `auth_flow`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from anyapi_midjourney_generated.api.tasks import fetch_task, list_tasks
 from ._environment import options_error, proxy_variable, warn_if_plain
 from ._http import checked_base_url, parsed_body
 from ._submission import READ_TIMEOUT, Submission, press, unconfirmed
-from ._task import Task, TaskAction, id_of
+from ._task import Task, TaskAction, TaskStatus, id_of
 from ._waiting import LIST_ABSENT_FOR, LIST_SIZE, Batch, GatewayState, Schedule, Terms, Watch, backoff, live_rows
 from .errors import (
     APIResponseError,
@@ -52,7 +53,7 @@ class Call(NamedTuple):
 
     request: httpx.Request
     seconds: float | None = None
-    """That it may take as a whole; None: as long as each part of it ends in time."""
+    """Limit for the whole request. None limits only its parts."""
     task_id: str | None = None
     fresh: bool = False
     """Whether it needs a new connection."""
@@ -164,8 +165,9 @@ class Operations(Generic[Http]):
                 # One for both clients: loading the certificates takes as long as all the rest.
                 shared["verify"] = httpx.create_ssl_context(trust_env=trust_env)
             shared["limits"] = httpx.Limits(max_connections=limits.max_connections, max_keepalive_connections=0)
-            fresh = http(**{**shared, "http2": False})  # HTTP/2 would share a connection
-            shared["limits"] = limits
+            shared["http2"] = False  # it would share a connection
+            fresh = http(**shared)
+            shared |= {"limits": limits, "http2": options.get("http2", False)}
             shared["headers"]["Accept-Encoding"] = "gzip"  # httpx would ask for all that is installed
             # The caller's hooks see every response, also an error, but none unread or with the key in it.
             shared["event_hooks"] = {**hooks, "response": [self._read, *hooks.get("response", ()), self._check]}
@@ -282,7 +284,10 @@ class Operations(Generic[Http]):
     def _submit_once(self, submission: Submission) -> Steps[Task]:
         self._check_usable()
         timeout = httpx.Timeout(self._timeout, read=max(self._timeout, READ_TIMEOUT), pool=None)
-        request = self._http.build_request(**submission.arguments, timeout=timeout)
+        try:
+            request = self._http.build_request(**submission.arguments, timeout=timeout)
+        except UnicodeError:
+            raise ConfigurationError("A text cannot be encoded as UTF-8; nothing was sent.") from None
         try:
             response = yield Call(request, task_id=submission.parent, fresh=True)
         except MidjourneyError as error:
@@ -291,10 +296,22 @@ class Operations(Generic[Http]):
         return submission.task(response)
 
     def _press(self, task: Task | str, button: Button | str, state: str | None) -> Steps[Task]:
-        found = task if isinstance(task, Task) else (yield from self._retried(partial(self._fetch, self._id(task))))
-        return (yield from self._submit(press(found, button, state)))
+        return (yield from self._submit(press((yield from self._current(task)), button, state)))
+
+    def _current(self, task: Task | str) -> Steps[Task]:
+        """The task itself, or the one with this id as it is now."""
+        if isinstance(task, Task):
+            return task
+        found = yield from self._retried(partial(self._fetch, self._id(task)))
+        if found.status in (TaskStatus.ACCEPTED, TaskStatus.MODAL):  # its window may be answered: see Watch.needs_list
+            rows = yield from self._retried(partial(self._rows, [task]))
+            if row := rows.get(task.lower()):
+                return Task.from_model(models.Task.from_dict(row), task)
+        return found
 
     def _fetch_many(self, tasks: Iterable[Task | str]) -> Steps[dict[str, Task]]:
+        if isinstance(tasks, str | Task):
+            raise ConfigurationError("fetch_many takes a list or another iterable of tasks or ids; fetch takes one.")
         ids, found = list(dict.fromkeys(map(self._id, tasks))), dict[str, Task]()
         for start in range(0, len(ids), LIST_SIZE):
             batch = ids[start : start + LIST_SIZE]
@@ -325,9 +342,9 @@ class Operations(Generic[Http]):
                 yield step
 
     def _poll(self, watch: Watch, until: float = inf) -> Steps[None]:
-        task_id, until = watch.task_id, watch.begin(until)
         if until <= self._clock():
             return  # the others of its batch took all the time
+        task_id, until = watch.task_id, watch.begin(until)
         try:
             rows = (yield from self._rows([task_id], until)) if watch.needs_list else {}
             watch.on_row(rows.get(task_id.lower()) or (yield from self._row(task_id, until)))
@@ -348,7 +365,7 @@ class Operations(Generic[Http]):
         from ._download import Download  # noqa: PLC0415  (not everybody downloads, and it takes time to import)
 
         self._check_usable()
-        found = task if isinstance(task, Task) else (yield from self._retried(partial(self._fetch, self._id(task))))
+        found = yield from self._current(task)
         # Once a window was answered, the gateway has the picture only after its next refresh.
         tries = max(self._max_retries, 8) if found.action == TaskAction.MODAL else self._max_retries
 

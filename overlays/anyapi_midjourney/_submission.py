@@ -84,7 +84,7 @@ class Submission:
         """The task that a response accepted. Raises the error that the response means instead."""
         body = parsed_body(response)
         fields = body if isinstance(body, dict) else {}
-        task_id, description = as_text(fields.get("result")), as_text(fields.get("description"))
+        task_id, description = (as_text(fields.get("result")) or "").strip(), as_text(fields.get("description"))
         accepted = _code(fields) in (1, 21, 22) and response.status_code not in (401, 403)
         if not accepted or not task_id:
             raise _error(response, body)
@@ -93,6 +93,8 @@ class Submission:
 
 def imagine(prompt: str, images: Sequence[Image], bot_type: str | None, state: str | None) -> Submission:
     """A new picture."""
+    if isinstance(images, str | bytes):
+        raise ConfigurationError("images is a list of images, also for one; nothing was sent.")
     urls = [data_url(image) for image in images]
     body = models.ImagineRequest(_not_blank(prompt), urls or UNSET, bot_type or UNSET, state or UNSET)
     return Submission(submit_imagine._get_kwargs(body=body), TaskAction.IMAGINE, prompt, state)
@@ -109,7 +111,8 @@ def press(task: Task, button: Button | str, state: str | None) -> Submission:
 
 def answer_modal(task_id: str, prompt: str | None, mask: Image | None) -> Submission:
     """The answer to a window."""
-    body = models.ModalRequest(task_id, prompt or UNSET, UNSET if mask is None else data_url(mask))
+    text = UNSET if prompt is None else _not_blank(prompt)
+    body = models.ModalRequest(task_id, text, UNSET if mask is None else data_url(mask))
     return Submission(submit_modal._get_kwargs(body=body), TaskAction.MODAL, prompt, None, task_id)
 
 
@@ -121,7 +124,7 @@ def describe(image: Image, bot_type: str | None, state: str | None) -> Submissio
 
 def blend(images: Sequence[Image], dimensions: str | None, bot_type: str | None, state: str | None) -> Submission:
     """A picture that mixes images."""
-    if isinstance(images, str | bytes) or not 2 <= len(images) <= 5:
+    if isinstance(images, str | bytes) or not 2 <= len(images := list(images)) <= 5:
         raise ConfigurationError("A blend takes 2 to 5 images; nothing was sent.")
     if dimensions not in (None, "PORTRAIT", "SQUARE", "LANDSCAPE"):
         raise ConfigurationError(f"dimensions is PORTRAIT, SQUARE or LANDSCAPE, not {dimensions!r}; nothing was sent.")
@@ -140,7 +143,13 @@ def data_url(image: Image) -> str:
     """An image as a data URL. Raises `ConfigurationError` if it is not one, or too large, and `OSError` of its file."""
     if isinstance(image, str) and image.startswith("data:"):
         return image
-    content = image if isinstance(image, bytes) else Path(image).read_bytes()
+    if isinstance(image, str) and image.startswith(("http://", "https://")):
+        raise ConfigurationError("An image is a path, bytes or a data URL, not a web address; nothing was sent.")
+    if isinstance(image, bytes):
+        content = image
+    else:
+        with Path(image).open("rb") as file:
+            content = file.read(MAX_IMAGE + 1)
     kind = next((kind for magic, kind in _KINDS if re.match(magic, content[:16], re.DOTALL)), None)
     if kind is None or len(content) > MAX_IMAGE:
         problem = "is not PNG, JPEG, WebP or GIF" if kind is None else f"is larger than {MAX_IMAGE >> 20} MiB"
@@ -174,18 +183,19 @@ def _not_blank(prompt: str) -> str:
 def _custom_id(task: Task, button: Button | str) -> str:
     """What a press sends. Raises for what the gateway refuses, or does not survive."""
     if not task.succeeded:
+        advice = "submit it again" if task.done else "pass the task that wait returns, or the id"
         raise ConfigurationError(
-            f"A button can be pressed once its task has succeeded, and this one is {quote(task.status_name)}: wait for "
-            "it first; nothing was sent."
+            f"A button can be pressed once its task has succeeded. This Task is {quote(task.status_name)}: {advice}."
         )
     is_id = isinstance(button, str) and button.startswith("MJ::")
     found = button if isinstance(button, Button) else Button(custom_id=button) if is_id else task.button(button)
     custom_id = found.custom_id or ""
     parts = custom_id.split("::")
     if found.style == 5 or not custom_id:
-        raise ConfigurationError(f"The button {quote(found.name)} is a link: open it in a browser; nothing was sent.")
+        name = quote(found.name)
+        raise ConfigurationError(f"The button {name} is a link, or has no custom id: it cannot be pressed.")
     if parts[0] != "MJ" or not all(parts) or len(parts) < (4 if parts[1:2] == ["JOB"] else 3):
-        raise ConfigurationError(f"{quote(custom_id)} is not a custom id: take one of the task's; nothing was sent.")
+        raise ConfigurationError(f"{quote(custom_id)} is not a valid custom id: take one of the task's buttons.")
     if task.buttons and custom_id not in {b.custom_id for b in task.buttons}:  # some gateways send no buttons
         task.button(custom_id)  # raises ButtonNotFoundError
     return custom_id
@@ -196,11 +206,13 @@ def _error(response: httpx.Response, body: Json) -> MidjourneyError:
     of = response.status_code, response.headers, body
     status, fields = response.status_code, body if isinstance(body, dict) else {}
     error, code, words = fields.get("error"), _code(fields), str(fields.get("description")).strip()
-    if status in (401, 403):
-        return (errors.AuthenticationError if status == 401 else errors.PermissionDeniedError)(*of)
+    judged = errors.error_from_response(*of)
+    if status in (401, 403):  # or a firewall's web page
+        is_page = isinstance(judged, errors.ServerError)
+        return judged if judged and not is_page else errors.SubmissionRefusedError(*of, "A web page answered.")
     if code is not None:
-        if code not in (1, 5, 21, 22) and words not in _TAKEN:
-            quota = code == 4 and words == "quota_not_enough"
+        if code not in (1, 5, 21, 22) and not any(taken in words for taken in _TAKEN):
+            quota = code == 4 and words.startswith("quota_not_enough")
             kind = errors.InsufficientQuotaError if quota else _ERRORS.get(code, errors.SubmissionRefusedError)
             return kind(*of)
     elif status == 429:
@@ -211,7 +223,7 @@ def _error(response: httpx.Response, body: Json) -> MidjourneyError:
     elif 300 <= status < 500:
         unknown = "unknown_action" in str(error)
         return errors.SubmissionRefusedError(*of, "This gateway cannot press that button." if unknown else "")
-    return unconfirmed(errors.error_from_response(*of) or errors.InvalidResponseError(*of))
+    return unconfirmed(errors.APIResponseError(*of, "It does not tell whether the job was taken."))
 
 
 def _code(fields: dict[str, Json]) -> int | None:

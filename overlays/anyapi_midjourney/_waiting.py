@@ -267,9 +267,11 @@ class Watch:
             case APIConnectionError() if error.is_mistake:
                 return True
             case _:
-                # Where the API has answered before, it is a maintenance page or a change of the network.
+                # Where the API has answered before, it is a maintenance page or a change of the network. A response
+                # about another task never ends by itself.
                 wrong = isinstance(error, InvalidResponseError) or not error.is_transient
-                return wrong and self._same_faults > 2 and seen_at == -inf
+                is_other_task = isinstance(error, InvalidResponseError) and isinstance(error.body, dict)
+                return wrong and self._same_faults > 2 and (seen_at == -inf or is_other_task)
 
 
 class Source(Protocol[T]):
@@ -336,7 +338,7 @@ class Schedule:
             try:
                 task_id = terms.id_of(task)
             except ConfigurationError as error:
-                self.items.append((cast("str", task), error))
+                self.items.append((task.id if isinstance(task, Task) else task, error))
             else:
                 watches.setdefault(task_id, Watch(task_id, terms))
         self._polled = deque(watches.values())

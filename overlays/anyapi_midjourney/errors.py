@@ -120,7 +120,9 @@ class APIResponseError(MidjourneyError):
     @property
     def is_transient(self) -> bool:
         """Whether the status is 408, 429 or 5xx, or it is a web page or broken JSON where this API should answer."""
-        is_page = isinstance(self, ServerError | InvalidResponseError) and isinstance(self.body, str)
+        is_page = isinstance(self, ServerError) or (
+            isinstance(self, InvalidResponseError) and isinstance(self.body, str)
+        )
         return self.status_code in (408, 429) or self.status_code >= 500 or is_page
 
 
@@ -191,7 +193,7 @@ class PromptRejectedError(SubmissionRefusedError):
 
 
 class QueueFullError(SubmissionRefusedError):
-    """Codes 23 and 30: Midjourney's proxy has too much to do."""
+    """Codes 23 and 30: the queue of Midjourney's proxy is full."""
 
     _advice = "Nothing was submitted: the queue is full, so submit it again later."
 
@@ -203,9 +205,9 @@ class InsufficientQuotaError(SubmissionRefusedError):
 
 
 class SubmissionUnconfirmedError(SubmissionError):
-    """No response tells: **the job may have been taken and billed**. Look in the gateway's own log of tasks.
+    """There is no clear response: **the job may have been taken and billed**. Look in the gateway's own log of tasks.
 
-    `__cause__` is what happened. It is no connection error, so that nobody's retry catches it.
+    `__cause__` is what happened. This is not a connection error, so that a retry for those does not catch it.
     """
 
 

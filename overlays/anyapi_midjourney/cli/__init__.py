@@ -42,6 +42,7 @@ INTERRUPTED, BROKEN_PIPE = 130, 141  # as shells report a program that SIGINT or
 _CODES: dict[type[errors.MidjourneyError], int] = {
     errors.TaskError: FAILED,
     errors.ConfigurationError: USAGE,
+    errors.ButtonNotFoundError: USAGE,
     errors.AuthenticationError: REFUSED,
     errors.PermissionDeniedError: REFUSED,
     errors.WaitTimeoutError: TIMED_OUT,
@@ -69,8 +70,11 @@ class _Report:
     def __init__(
         self, flags: dict[str, bool], save: Path | None = None, timeout: float = 0, ids: Iterable[str] = ()
     ) -> None:
+        if not timeout >= 0:  # nor nan: jobs are submitted before the wait could refuse it
+            raise click.UsageError("--timeout is a number of seconds from 0.")
         self.code = DONE
-        self.left = dict.fromkeys(ids)
+        self.left: dict[str, str] = dict.fromkeys(ids, "")
+        """The tasks that are not done, and the prompts that were submitted for them."""
         self.submitting: str | None = None
         self.screen = Screen()
         self.screen.follow(self.left)
@@ -86,21 +90,22 @@ class _Report:
             except OSError as error:
                 raise click.UsageError(f"--save: {error}") from None
 
-    async def submit(self, mj: AsyncMidjourney, jobs: _Jobs) -> None:
-        """Submits jobs one after the other, until the key is refused."""
+    async def submit(self, mj: AsyncMidjourney, jobs: _Jobs, *, no_wait: bool) -> None:
+        """Submits jobs one after the other; none after the key was refused."""
         for name, job in jobs:
             self.submitting = name
             try:
-                task = await job(mj)
+                if self.code == REFUSED:
+                    raise errors.MidjourneyError("Not submitted, since the key was refused.")  # noqa: TRY301
+                task_id = (await job(mj)).id
+                self.left[task_id] = name
+                if no_wait:
+                    click.echo(json.dumps({"id": task_id, "prompt": name}) if self.flags["json"] else task_id)
             except errors.MidjourneyError as error:
-                self.code = max(self.code, _exit_code(error))
+                self.code = max(self.code, _exit_code(error)) if self.code != REFUSED else REFUSED
                 if self.flags["json"]:
                     click.echo(json.dumps({"prompt": name, "error": str(error)}))
                 self.screen.tell(f"{name}: {error}", "red")
-                if _exit_code(error) == REFUSED:
-                    break
-            else:
-                self.left[task.id] = None
         self.submitting = None
 
     async def follow(self, mj: AsyncMidjourney) -> None:
@@ -159,7 +164,7 @@ class _Report:
         given = self._options.items()
         options = [f"--{name}" if value is True else f"--{name}={value}" for name, value in given if value]
         again = shlex.join(["anyapi-midjourney", "wait", *options, *self.left])
-        how = f", to go on: {again}" if 0 < len(self.left) <= 100 else ""
+        how = f". To go on: {again}" if self.left else ""
         self.screen.tell(f"Interrupted with {len(self.left)} left{how}")
         if self.submitting:
             self.screen.tell(f"This may have been submitted and billed: {self.submitting}", "red")
@@ -275,11 +280,9 @@ def _stdin() -> str:
 def _submitting(jobs: _Jobs, report: _Report, *, no_wait: bool) -> _Work:
     async def work(mj: AsyncMidjourney) -> None:
         async with mj:
-            await report.submit(mj, jobs)
+            await report.submit(mj, jobs, no_wait=no_wait)
             if not no_wait:
                 await report.follow(mj)
-            for task_id in report.left if no_wait else ():
-                click.echo(json.dumps({"id": task_id}) if report.flags["json"] else task_id)
 
     return work
 
