@@ -35,6 +35,8 @@ def load(path: Path) -> Object:
         document = cast("Json", json.loads(json.dumps(loaded, default=str)))
     except OSError as error:
         raise OverlayError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise OverlayError(f"{path}: is not UTF-8. Save it as UTF-8.") from error
     except Exception as error:  # the YAML library has many
         if fence := re.search("^(```|~~~)", text, re.MULTILINE):
             raise OverlayError(f"{path}: has Markdown fences ({fence[0]}). Paste only what is between them.") from error
@@ -79,7 +81,9 @@ def change(action: Object, match: JSONPathMatch, document: Object) -> None:
     if "x-rename" in action:
         name = str(action["x-rename"])
         if isinstance(match.parent.obj, list) or (name in parent and name != key):
-            raise OverlayError(f"cannot be renamed to {name}")
+            raise OverlayError(
+                f"cannot be renamed to {name}, which is there. Before this action, add one that removes it"
+            )
         parent[name] = parent.pop(key)
     elif "remove" in action:
         del parent[key]
@@ -109,7 +113,7 @@ def apply(action: Object, document: Object) -> None:
         sources = select(str(action["copy"]), document)
         if len(sources) != 1:
             raise OverlayError(f"must copy one node, not {len(sources)}: {action['copy']}")
-        action = {"update": cast("Json", sources[0].obj)}
+        action = {"update": copy.deepcopy(cast("Json", sources[0].obj))}  # it can be a part of its target
     for match in reversed(matches):  # so that no removal shifts the index of the next
         try:
             change(action, match, document)

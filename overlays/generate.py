@@ -74,7 +74,9 @@ def read_document() -> Document:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise OverlayError(f"{DOCUMENT}: no valid OpenAPI. {place}: {first['msg']}. Export it again.") from error
+        raise OverlayError(
+            f"{DOCUMENT}: no valid OpenAPI. {place}: {first['msg']}. Export it again, or leave that out."
+        ) from error
     return document
 
 
@@ -111,6 +113,12 @@ def check(document: Document) -> None:
             raise OverlayError(
                 f"{DOCUMENT}: {place} names the security scheme {scheme!r}, which components.securitySchemes lacks. "
                 f"Was the export cut off? If not, add an action to {CORRECTIONS} that adds it."
+            )
+    for place in named:
+        if re.search(r"/\d{6,}(/|$)", place):
+            raise OverlayError(
+                f"{DOCUMENT}: {place} has an example id in its path, so it would serve that id only. Add an action to "
+                f"{CORRECTIONS} that adds a path parameter, and one that renames the path with `x-rename`."
             )
     functions = [(operation.get("operationId", place), place) for place, operation in named.items()]
     refuse_clash(functions, "gives the vendor's operation another operationId")
@@ -177,7 +185,8 @@ def generate() -> None:
     if errors:
         problem = re.sub(r" <\S+ object at \w+>", "", f"{errors[0].header} {errors[0].detail or ''}")
         advice = f"Add an action to {CORRECTIONS} that corrects or removes it."
-        raise OverlayError(f"{DOCUMENT}: no client can be generated from it. {shorten(problem, 400)} {advice}")
+        problem = shorten(problem, 400).rstrip(".")
+        raise OverlayError(f"{DOCUMENT}: no client can be generated from it. {problem}. {advice}")
 
 
 def main(*arguments: str) -> None:

@@ -188,7 +188,7 @@ def test_a_schema_with_a_name_of_ours_stops_until_it_has_another(name: str, chec
         (DOCUMENT + "```\n", "Markdown fences"),
         (DOCUMENT.replace("info:", "info:\n\tx: 1"), "cannot be read as YAML in line 3"),
         (DOCUMENT + "paths: {}\n", 'cannot be read as YAML in line .*duplicate key "paths"'),
-        (b"\xff\xfe\x00", "cannot be read as YAML"),
+        (b"\xff\xfe\x00", "is not UTF-8"),
         ("a: &a [*a]", "cannot be read as YAML"),
         ("a: !!bool abc", "cannot be read as YAML"),
         (changed()[:2000], "cannot be read as YAML"),
