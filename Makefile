@@ -24,14 +24,13 @@ lint: $(READY)  ## Check style and format
 	@ruff format --check
 
 types: $(READY)  ## Check types, with mypy and pyright in their strict modes
-	@mypy
-	@basedpyright
+	@mypy & basedpyright; code=$$?; wait $$! && exit $$code
 
 test: $(READY)  ## Run the tests
-	@pytest -n auto
+	@pytest -n 4  # more than cores: some tests sleep
 
 coverage: $(READY)  ## Run the tests, and fail if they miss more than 5 % of the package's branches
-	@pytest -n auto --cov --cov-report=term
+	@pytest -n 4 --cov --cov-report=term
 
 docs: $(READY)  ## Make build/docs/anyapi_midjourney.html, the whole API on one page
 	@rm -rf build/docs

@@ -23,7 +23,7 @@ _ROWS: dict[str | None, str] = {
     **dict.fromkeys(("animate_high", "animate_low", "BOOKMARK", None), "last"),  # None is a link
 }
 _ROW_LENGTH = 5  # Discord's limit
-# What people call the buttons of which some servers send nothing but the custom id.
+# What people call buttons, for servers that send only the custom id.
 _NAMES = {"upsample": "U{}", "variation": "V{}", "video_virtual_upscale": "U{}"}
 
 

@@ -191,7 +191,7 @@ class Operations(Generic[Http]):
         """The generated client, for its raw operations over the same connections, with the same key and error classes.
 
         A `Midjourney` has one for `sync` functions, an `AsyncMidjourney` one for `asyncio` functions. Transport errors
-        stay httpx's there, and a 200 that is no task is not noticed. What its `with_headers`, `with_cookies` and
+        stay httpx's there, and a 200 without a task is not noticed. What its `with_headers`, `with_cookies` and
         `with_timeout` return has connections and errors of its own.
         """
         return self._generated

@@ -44,7 +44,7 @@ class _OpenStrEnum(StrEnum):
         return member
 
     def __reduce_ex__(self, _: object) -> tuple[type[Self], tuple[str]]:
-        return type(self), (str(self),)  # Python 3.11.0 to 3.11.3 looks for a listed name
+        return type(self), (str(self),)  # Python 3.11.0 to 3.11.3 accepts listed names only
 
 
 class TaskStatus(_OpenStrEnum):

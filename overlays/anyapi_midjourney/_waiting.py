@@ -267,8 +267,8 @@ class Watch:
             case APIConnectionError() if error.is_mistake:
                 return True
             case _:
-                # Where the API has answered before, it is a maintenance page or a change of the network. A response
-                # about another task never ends by itself.
+                # Where the API has answered before, it is a maintenance page or a change of the network. Mixed-up
+                # responses are neither.
                 wrong = isinstance(error, InvalidResponseError) or not error.is_transient
                 is_other_task = isinstance(error, InvalidResponseError) and isinstance(error.body, dict)
                 return wrong and self._same_faults > 2 and (seen_at == -inf or is_other_task)

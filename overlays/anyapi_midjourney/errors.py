@@ -137,7 +137,7 @@ class PermissionDeniedError(APIResponseError):
 
     _advice = (
         "The user is banned, this IP address is not allowed, the key is limited to certain models or groups, "
-        "or there is a stray '-…' at its end: ask the vendor for another key."
+        "or it ends in a stray '-…': ask the vendor for another key."
     )
 
 
