@@ -218,8 +218,8 @@ class Midjourney(Operations[httpx.Client]):
     def fetch_many(self, tasks: Iterable[Task | str]) -> dict[str, Task]:
         """The tasks as they are now, by id, in one request per five hundred. An unknown id is left out.
 
-        An id that the list lacks is first fetched in a request of its own: the gateway answers an empty list after a database fault
-        (new-api's `model/midjourney.go`). It raises the errors of `fetch`, except `TaskNotFoundError`.
+        An id that the list lacks is first fetched in a request of its own: the gateway answers an empty list after a
+        database fault (new-api's `model/midjourney.go`). It raises the errors of `fetch`, except `TaskNotFoundError`.
         """
         return self._run(self._fetch_many(tasks))
 
