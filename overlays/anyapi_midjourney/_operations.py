@@ -60,7 +60,7 @@ class Call(NamedTuple):
 
 
 Step: TypeAlias = "float | list[Steps[None]] | Call | Download"
-"""Sleep so many seconds, carry out several at once, send a request, or save a picture."""
+"""Sleep so many seconds, carry out several at once, send a request, or request and save a picture."""
 Steps: TypeAlias = "Generator[Step, Any, Result]"
 
 
@@ -315,9 +315,11 @@ class Operations(Generic[Http]):
         ids, found = list(dict.fromkeys(map(self._id, tasks))), dict[str, Task]()
         for start in range(0, len(ids), LIST_SIZE):
             batch = ids[start : start + LIST_SIZE]
-            rows = yield from self._retried(partial(self._rows, batch))
-            if not rows and len(batch) > 1:  # as after a database fault
+            rows: dict[str, Row] = {}
+            if self._clock() >= self._gateway.list_absent_until:
                 rows = yield from self._retried(partial(self._rows, batch))
+                if not rows and len(batch) > 1:  # as after a database fault
+                    rows = yield from self._retried(partial(self._rows, batch))
             for task_id in batch:
                 if row := rows.get(task_id.lower()):
                     found[task_id] = Task.from_model(models.Task.from_dict(row))
