@@ -325,9 +325,16 @@ class Terminal:
     @property
     def screen(self) -> str:
         """What the screen shows now."""
+        return "\n".join(line.rstrip() for line in self._emulated().display)
+
+    @property
+    def hides_cursor(self) -> bool:
+        return bool(self._emulated().cursor.hidden)
+
+    def _emulated(self) -> pyte.Screen:
         screen = pyte.Screen(80, 40)
         pyte.ByteStream(screen).feed(self._bytes)
-        return "\n".join(line.rstrip() for line in screen.display)
+        return screen
 
     def read(self, until: str = "\0", seconds: float = 20) -> None:
         """Reads until a text is shown, or the command has ended."""
@@ -375,7 +382,7 @@ def test_an_interruption_restores_the_terminal_and_says_how_to_go_on(base_url: s
     assert "Interrupted with 2 left" in shown
     assert """anyapi-midjourney wait --timeout=60.0 '--save=it'"'"'s' --show never modal""" in shown
     assert "━" not in terminal.screen
-    assert terminal.shown.count("\x1b[?25l") == terminal.shown.count("\x1b[?25h")  # the cursor is visible again
+    assert not terminal.hides_cursor
     assert "Traceback" not in shown
 
 
@@ -452,6 +459,9 @@ def test_prompts_after_a_refused_key_are_reported_and_not_submitted(run: Run) ->
     first, second = map(json.loads, result.stdout.splitlines())
     assert (result.exit_code, first["prompt"], second["prompt"]) == (3, "a pig", "a cow")
     assert "Not submitted" in second["error"]
+    result = run("imagine", "a lost pig", "a no-quota pig", "a cow", "--json")  # the higher code is that of the first
+    assert result.exit_code == 7
+    assert "Not submitted" in json.loads(result.stdout.splitlines()[2])["error"]
 
 
 def test_imagine_and_press_submit_wait_and_save(run: Run) -> None:

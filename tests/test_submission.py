@@ -110,6 +110,8 @@ def test_each_operation_sends_one_signed_post_and_returns_the_accepted_task(clie
         (200, {**ACCEPTED, "code": 22}, Task, 1),
         (401, {"error": {"message": "no"}}, AuthenticationError, 1),
         (403, {"error": {"message": "no"}}, PermissionDeniedError, 1),
+        (401, {"code": 4, "description": "no"}, AuthenticationError, 1),
+        (403, {"code": 4, "description": "no"}, PermissionDeniedError, 1),
         (403, "<html>", SubmissionRefusedError, 1),
         (429, "", RateLimitError, 3),
         (503, OVERLOADED, ServerError, 3),

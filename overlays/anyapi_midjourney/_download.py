@@ -124,11 +124,11 @@ class Download:
         self._file.seek(0)
         head = self._file.read(16)
         self._file.close()
-        if not (kind := _KIND.match(head)):
+        if not (kind := file_kind(head)):
             begin = quote(head.decode("ascii", "replace"))
             raise self._error(f"The response from {quote(self.url.host)} is not a picture; it begins with {begin}.")
         if self._is_folder:
-            self.path /= f"{_stem(self._task)}.{kind.lastgroup}"
+            self.path /= f"{_stem(self._task)}.{kind}"
         if not self._overwrite:
             with suppress(OSError, AttributeError, NotImplementedError):  # there may be no hard links
                 os.link(self._part, self.path)  # atomic, and never replaces a file or a link
@@ -161,6 +161,12 @@ class Download:
 
     def _error(self, text: str) -> DownloadError:
         return DownloadError(text, self.task_id)
+
+
+def file_kind(content: bytes) -> str | None:
+    """What a picture or a video is by its first 16 bytes, as the ending of its name; None if it is neither."""
+    found = _KIND.match(content)
+    return found.lastgroup if found else None
 
 
 def saved_picture(task: Task, folder: Path) -> Path | None:

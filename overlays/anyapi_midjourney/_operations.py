@@ -22,7 +22,18 @@ from ._environment import options_error, proxy_variable, warn_if_plain
 from ._http import checked_base_url, parsed_body
 from ._submission import READ_TIMEOUT, Submission, press, unconfirmed
 from ._task import Task, TaskAction, TaskStatus, id_of
-from ._waiting import LIST_ABSENT_FOR, LIST_SIZE, Batch, GatewayState, Schedule, Terms, Watch, backoff, live_rows
+from ._waiting import (
+    LIST_ABSENT_FOR,
+    LIST_SIZE,
+    Batch,
+    GatewayState,
+    Schedule,
+    Terms,
+    Watch,
+    backoff,
+    live_rows,
+    task_from_row,
+)
 from .errors import (
     APIResponseError,
     ConfigurationError,
@@ -262,7 +273,7 @@ class Operations(Generic[Http]):
     def _fetch(self, task_id: str) -> Steps[Task]:
         row = yield from self._row(task_id)
         self._gateway.task_seen_at = self._clock()
-        return Task.from_model(models.Task.from_dict(row), task_id)
+        return task_from_row(row, task_id)
 
     def _retried(
         self, attempt: Callable[[], Steps[Result]], max_retries: int | None = None, least: float = 0.0
@@ -306,7 +317,7 @@ class Operations(Generic[Http]):
         if found.status in (TaskStatus.ACCEPTED, TaskStatus.MODAL):  # its window may be answered: see Watch.needs_list
             rows = yield from self._retried(partial(self._rows, [task]))
             if row := rows.get(task.lower()):
-                return Task.from_model(models.Task.from_dict(row), task)
+                return task_from_row(row, task)
         return found
 
     def _fetch_many(self, tasks: Iterable[Task | str]) -> Steps[dict[str, Task]]:
@@ -322,7 +333,7 @@ class Operations(Generic[Http]):
                     rows = yield from self._retried(partial(self._rows, batch))
             for task_id in batch:
                 if row := rows.get(task_id.lower()):
-                    found[task_id] = Task.from_model(models.Task.from_dict(row))
+                    found[task_id] = task_from_row(row, task_id)
                 else:
                     with suppress(TaskNotFoundError):
                         found[task_id] = yield from self._retried(partial(self._fetch, task_id))

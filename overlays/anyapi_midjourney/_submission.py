@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from base64 import b64encode
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -44,12 +43,7 @@ READ_TIMEOUT = 90.0
 """Seconds to wait for a response at least: the gateway itself waits 60 s for Midjourney's proxy."""
 MAX_IMAGE = 20 * 2**20
 """Bytes."""
-_KINDS = (
-    (rb"\x89PNG\r\n\x1a\n", "png"),
-    (rb"\xff\xd8\xff", "jpeg"),
-    (rb"RIFF....WEBP", "webp"),
-    (rb"GIF8[79]a", "gif"),
-)
+_TYPES = {"png": "png", "jpg": "jpeg", "webp": "webp", "gif": "gif"}
 _ACTIONS = {  # by how the family of a custom id begins: new-api, `service/midjourney.go`
     "upsample": TaskAction.UPSCALE,
     "variation": TaskAction.VARIATION,
@@ -145,17 +139,19 @@ def data_url(image: Image) -> str:
         return image
     if isinstance(image, str) and image.startswith(("http://", "https://")):
         raise ConfigurationError("An image is a path, bytes or a data URL, not a web address; nothing was sent.")
+    from ._download import file_kind  # noqa: PLC0415  (few submissions have images, and it takes time to import)
+
     if isinstance(image, bytes):
         content = image
     else:
         with Path(image).open("rb") as file:
             content = file.read(MAX_IMAGE + 1)
-    kind = next((kind for magic, kind in _KINDS if re.match(magic, content[:16], re.DOTALL)), None)
-    if kind is None or len(content) > MAX_IMAGE:
-        problem = "is not PNG, JPEG, WebP or GIF" if kind is None else f"is larger than {MAX_IMAGE >> 20} MiB"
+    media_type = _TYPES.get(file_kind(content) or "")
+    if media_type is None or len(content) > MAX_IMAGE:
+        problem = "is not PNG, JPEG, WebP or GIF" if media_type is None else f"is larger than {MAX_IMAGE >> 20} MiB"
         name = "The image" if isinstance(image, bytes) else f"The image {str(image)!r}"
         raise ConfigurationError(f"{name} {problem}; nothing was sent.")
-    return f"data:image/{kind};base64,{b64encode(content).decode()}"
+    return f"data:image/{media_type};base64,{b64encode(content).decode()}"
 
 
 def unconfirmed(error: MidjourneyError) -> MidjourneyError:
@@ -206,10 +202,9 @@ def _error(response: httpx.Response, body: Json) -> MidjourneyError:
     of = response.status_code, response.headers, body
     status, fields = response.status_code, body if isinstance(body, dict) else {}
     error, code, words = fields.get("error"), _code(fields), str(fields.get("description")).strip()
-    judged = errors.error_from_response(*of)
-    if status in (401, 403):  # or a firewall's web page
-        is_page = isinstance(judged, errors.ServerError)
-        return judged if judged and not is_page else errors.SubmissionRefusedError(*of, "A web page answered.")
+    is_page = status == 403 and isinstance(errors.error_from_response(*of), errors.ServerError)  # a firewall's
+    if status in (401, 403) and not is_page:
+        return (errors.AuthenticationError if status == 401 else errors.PermissionDeniedError)(*of)
     if code is not None:
         if code not in (1, 5, 21, 22) and not any(taken in words for taken in _TAKEN):
             quota = code == 4 and words.startswith("quota_not_enough")
@@ -218,11 +213,11 @@ def _error(response: httpx.Response, body: Json) -> MidjourneyError:
     elif status == 429:
         return errors.RateLimitError(*of)
     elif status == 503 and isinstance(error, dict):
-        overloaded = str(error.get("code")).endswith("_overloaded")
-        return (errors.ServerError if overloaded else errors.SubmissionRefusedError)(*of)
+        failure = errors.ServerError(*of)
+        return failure if errors.is_overload(failure) else errors.SubmissionRefusedError(*of)
     elif 300 <= status < 500:
-        unknown = "unknown_action" in str(error)
-        return errors.SubmissionRefusedError(*of, "This gateway cannot press that button." if unknown else "")
+        advice = "This gateway cannot press that button." if "unknown_action" in str(error) else ""
+        return errors.SubmissionRefusedError(*of, "A web page answered." if is_page else advice)
     return unconfirmed(errors.APIResponseError(*of, "It does not tell whether the job was taken."))
 
 

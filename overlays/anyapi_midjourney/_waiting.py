@@ -36,6 +36,7 @@ from .errors import (
     TaskNotFoundError,
     WaitTimeoutError,
     error_from_task,
+    is_overload,
 )
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ class Watch:
         """Records the task as the server sent it."""
         now, last, state = self._terms.clock(), self.task, self._terms.state
         same = last if row == self._row else None  # a conversion takes longer than all the rest
-        task = same or Task.from_model(models.Task.from_dict(row), self.task_id)
+        task = same or task_from_row(row, self.task_id)
         changed = not same and (not last or _visible(last) != _visible(task))
         if last and changed:
             self._changed_in = state.cycle.record_change(
@@ -441,6 +442,11 @@ class Schedule:
         self._return_polled()
 
 
+def task_from_row(row: Row, task_id: str) -> Task:
+    """The task as the server sent it; `task_id` is the one asked for, should the row have none."""
+    return Task.from_model(models.Task.from_dict(row), task_id)
+
+
 def live_rows(rows: Iterable[object]) -> dict[str, Row]:
     """The rows of a list, by id in lower case. Of two with one id, the one whose action is MODAL is the live one."""
     found = [cast("Row", row) for row in rows if isinstance(row, dict)]
@@ -456,6 +462,6 @@ def _visible(task: Task) -> tuple[object, ...]:
 
 def backoff(attempt: int, error: MidjourneyError, overloaded: tuple[float, float] = (2.0, 5.0)) -> float:
     """Seconds before the next attempt: up to 0.5, 1, 2, 4 and then 8; or within these bounds after an overload."""
-    if isinstance(error, APIResponseError) and str(error.code).endswith("_overloaded"):
+    if is_overload(error):
         return random.uniform(*overloaded)  # noqa: S311  (not a secret)
     return 2.0 ** min(attempt - 2, 3) * random.uniform(0.5, 1.0)  # noqa: S311  (not a secret)

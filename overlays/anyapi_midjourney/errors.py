@@ -303,6 +303,11 @@ def error_from_task(task: Task) -> TaskError:
     return TaskFailedError(f"{format_message(task.fail_reason, 'FAILURE')}. {advice}", task)
 
 
+def is_overload(error: MidjourneyError) -> bool:
+    """Whether the gateway is overloaded, such as 503 with `system_cpu_overloaded`; it measures its load every 5 s."""
+    return isinstance(error, APIResponseError) and str(error.code).endswith("_overloaded")
+
+
 def causes(error: BaseException) -> Iterator[BaseException]:
     """The error, and what it came from, one after the other."""
     link: BaseException | None = error

@@ -92,20 +92,25 @@ class _Report:
 
     async def submit(self, mj: AsyncMidjourney, jobs: _Jobs, *, no_wait: bool) -> None:
         """Submits jobs one after the other; none after the key was refused."""
+        problem, is_refused = "", False
         for name, job in jobs:
-            self.submitting = name
-            try:
-                if self.code == REFUSED:
-                    raise errors.MidjourneyError("Not submitted, since the key was refused.")  # noqa: TRY301
-                task_id = (await job(mj)).id
-                self.left[task_id] = name
-                if no_wait:
-                    click.echo(json.dumps({"id": task_id, "prompt": name}) if self.flags["json"] else task_id)
-            except errors.MidjourneyError as error:
-                self.code = max(self.code, _exit_code(error)) if self.code != REFUSED else REFUSED
-                if self.flags["json"]:
-                    click.echo(json.dumps({"prompt": name, "error": str(error)}))
-                self.screen.tell(f"{name}: {error}", "red")
+            if is_refused:
+                problem = "Not submitted, since the key was refused."
+            else:
+                self.submitting = name
+                try:
+                    task_id = (await job(mj)).id
+                except errors.MidjourneyError as error:
+                    problem, code = str(error), _exit_code(error)
+                    self.code, is_refused = max(self.code, code), code == REFUSED
+                else:
+                    self.left[task_id] = name
+                    if no_wait:
+                        click.echo(json.dumps({"id": task_id, "prompt": name}) if self.flags["json"] else task_id)
+                    continue
+            if self.flags["json"]:
+                click.echo(json.dumps({"prompt": name, "error": problem}))
+            self.screen.tell(f"{name}: {problem}", "red")
         self.submitting = None
 
     async def follow(self, mj: AsyncMidjourney) -> None:

@@ -76,10 +76,11 @@ class Screen(logging.Handler):
     @contextmanager
     def without_bars(self) -> Generator[None]:
         """Removes the bars while stdout is written to."""
-        if self._live:
-            self._live.stop()
+        live, self._live = self._live, None
+        if live:
+            live.stop()
         yield
-        if self._live:
+        if live:
             self._start()  # a new one: the old one would write over those lines
 
     def on_change(self, task: Task) -> None:
