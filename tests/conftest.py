@@ -4,9 +4,13 @@ import os
 import time
 
 import anyio
+import hypothesis
 import pytest
 
 from clients import Client
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

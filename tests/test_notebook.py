@@ -7,7 +7,7 @@ from datetime import timedelta
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from anyapi_midjourney import Task
@@ -167,7 +167,6 @@ HOSTILE = st.lists(
 ).map("".join)
 
 
-@settings(deadline=None)
 @given(HOSTILE, HOSTILE, st.data())
 def test_nothing_that_a_server_sends_takes_effect(word: str, address: str, data: st.DataObject) -> None:
     Card(with_word(word))
