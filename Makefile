@@ -32,11 +32,10 @@ test: $(READY)  ## Run the tests
 coverage: $(READY)  ## Run the tests, and fail if they miss more than 5 % of the package's branches
 	@pytest -n 4 --cov --cov-report=term
 
-docs: $(READY)  ## Make build/docs/anyapi_midjourney.html, the whole API on one page
-	@rm -rf build/docs
-	@pdoc --docformat google --no-show-source --no-search --template-directory docs --output-directory build/docs \
-		anyapi_midjourney anyapi_midjourney.sandbox '!anyapi_midjourney\.(?!sandbox$$)'
-	@rm -r build/docs/anyapi_midjourney  # the sandbox is on the page
+docs: $(READY)  ## Make build/site: the pages, and the API
+	@rm -rf build/pages build/site && mkdir -p build/pages
+	@cp -r *.md LICENSE docs benchmarks examples build/pages
+	@zensical build --clean --strict
 
 check: drift lint types coverage  ## Everything that CI runs (the tests make the docs)
 
@@ -49,7 +48,7 @@ look: $(READY)  ## Look at notebook cards in Chromium, ordinary and hostile ones
 	@python tests/look.py
 
 clean:  ## Remove all that was installed, built or cached here
-	@rm -rf .venv build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -prune -exec rm -r {} +
 
 $(READY): pyproject.toml constraints.txt

@@ -30,6 +30,8 @@ from .errors import (
     WaitTimeoutError,
 )
 
+__version__ = "0.2.0"
+
 __all__ = [
     "APIConnectionError",
     "APIResponseError",
@@ -61,4 +63,5 @@ __all__ = [
     "TaskNotFoundError",
     "TaskStatus",
     "WaitTimeoutError",
+    "__version__",
 ]

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import click
 
-from .. import errors
+from .. import __version__, errors
 from .._client import AsyncMidjourney
 from .._download import saved_picture
 from .._task import Task
@@ -190,7 +190,7 @@ def run() -> None:
 
 
 @click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.version_option(package_name="anyapi-midjourney")
+@click.version_option(__version__)
 def main() -> None:
     """Midjourney at AnyAPI: submit prompts, follow tasks, press buttons, save pictures."""
     for stream in (sys.stdout, sys.stderr):
