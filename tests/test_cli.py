@@ -27,7 +27,7 @@ from pytest_httpx import HTTPXMock
 from anyapi_midjourney import _operations, _waiting, sandbox
 from anyapi_midjourney.__main__ import main as start
 from anyapi_midjourney.cli import main
-from clients import CASES, EXAMPLE, KEY
+from clients import CASES, EXAMPLE, KEY, listening, says
 
 ID = sandbox.EXAMPLE_ID
 HOSTILE = "a\rb\x0bc\x85d\u2028e\x1b]0;title\x07\x1b[2J[red]x[/red]\r\n\x9b31m\u202emoc.live[link=file:///etc/passwd]y"
@@ -131,7 +131,7 @@ def test_json_has_one_line_for_each_id_and_nothing_else(run: Run) -> None:
     assert documents.pop(ID) == EXAMPLE
     assert all(document.keys() == {"id", "error"} for document in documents.values())
     assert "task_no_found" in documents["nowhere"]["error"]
-    assert "[task nowhere]" in result.stderr
+    assert "nowhere: " in result.stderr
 
 
 def test_json_is_valid_and_complete_whatever_the_server_sends(run: Run, responds: Callable[..., None]) -> None:
@@ -184,8 +184,8 @@ def test_the_picture_of_a_task_is_a_link_to_the_web(
 
 
 EXIT_CODES = {
-    0: f"--help, --version, sandbox --help, fetch {ID}, fetch never, wait {ID}",  # a task that runs is no fault
-    2: f"fly, wait, wait -, fetch 'a b', wait a/b, wait {ID} --save /dev/null/x, sandbox --port x, "
+    0: f"--help, --version, sandbox --help, wait -, imagine -, fetch {ID}, fetch never, wait {ID}",
+    2: f"fly, wait, fetch 'a b', wait a/b, wait {ID} --save /dev/null/x, sandbox --port x, "
     f"wait {ID} --timeout nan, wait {ID} --timeout -1, wait {ID} --timeout soon",
     4: f"wait never --timeout 0, wait {' '.join(f'never-{n}' for n in range(13))} {ID} a/b --timeout 0",
     5: "fetch nowhere, wait nowhere a/b b/c",
@@ -213,7 +213,7 @@ def test_a_failed_task_exits_with_1_and_a_refused_key_with_3(
         responds({"error": {"message": f"no {KEY}"}}, status)
         result = run("fetch", ID)
         assert result.exit_code == 3
-        assert result.stderr.startswith('"no [key]"')
+        assert result.stderr.startswith(f'{ID}: "no [key]"')
     httpx_mock.reset()
     httpx_mock.add_exception(httpx.ConnectError("refused"), is_reusable=True)
     assert run("fetch", ID, ANYAPI_API_KEY="sk-1").exit_code == 6
@@ -226,22 +226,26 @@ def test_without_a_key_it_says_how_to_give_one(run: Run) -> None:
     assert result.stderr.count("\n") == 1
 
 
-def test_a_saved_picture_is_kept_when_the_command_is_repeated(run: Run, tmp_path: Path) -> None:
+def test_a_picture_that_is_there_is_not_requested_again(run: Run) -> None:
     ids = ["success-a:1", "success-a~1"]
     for task_id in ids * 2:  # submitted and ended
         run("fetch", task_id)
     result = run("wait", *ids, "--save", "new/folder")
     assert (result.exit_code, result.stderr) == (0, "")
-    files = sorted((tmp_path / "new/folder").iterdir())
+    files = sorted(Path("new/folder").iterdir())
     assert len(files) == 2
     for file in files:
-        assert f"  saved    {file.relative_to(tmp_path)}\n" in result.stdout
+        assert f"  saved    {file}\n" in result.stdout
         assert file.read_bytes().startswith(b"\x89PNG")
         file.write_bytes(file.name.encode())
-    again = run("wait", *ids, "--save", "new/folder", "--json")
-    assert again.exit_code == 0
-    assert sorted(again.stderr.splitlines()) == sorted(f"kept {file.relative_to(tmp_path)}" for file in files)
-    assert {json.loads(line)["id"] for line in again.stdout.splitlines()} == {*ids}
+    again = ["wait", *ids, "--save", "new/folder", "--timeout", "0"]
+    nowhere = {"ANYAPI_BASE_URL": "http://127.0.0.1:1"}
+    result = run(*again, **nowhere)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == "".join(f"{task_id}  kept {file}\n" for task_id, file in zip(ids, files, strict=True))
+    printed = run(*again, "--json", **nowhere).stdout
+    saved = [{"id": task_id, "saved": str(file)} for task_id, file in zip(ids, files, strict=True)]
+    assert [json.loads(line) for line in printed.splitlines()] == saved
     assert [file.read_bytes() for file in files] == [file.name.encode() for file in files]
 
 
@@ -251,8 +255,38 @@ def test_a_picture_that_cannot_be_saved_is_a_failure(run: Run, responds: Callabl
     assert result.exit_code == 1
     assert "SUCCESS" in result.stdout
     assert "private or loopback" in result.stderr
-    responds(imageUrl="", action="DESCRIBE")
-    assert run("wait", ID, "--save", ".").exit_code == 0  # it has none
+    printed = json.loads(run("wait", ID, "--save", ".", "--json").stdout)
+    assert printed.pop("saved") is None
+    assert "private or loopback" in printed.pop("error")
+    assert printed == EXAMPLE | {"imageUrl": "http://10.0.0.1/x"}
+
+
+@pytest.mark.parametrize(
+    ("action", "code"), [("IMAGINE", 1), ("UPSCALE", 1), ("NEW", 1), ("", 1), ("DESCRIBE", 0), ("SHORTEN", 0)]
+)
+def test_a_task_without_a_picture_is_a_failure_unless_it_makes_words(
+    run: Run, responds: Callable[..., None], action: str, code: int
+) -> None:
+    responds(imageUrl="", action=action)
+    result = run("wait", ID, "--save", ".")
+    assert result.exit_code == code
+    assert "The task has no picture" in result.stderr
+    assert (f"{action} makes words" in result.stderr) == (not code)
+    quiet = run("wait", ID, "--save", ".", "--quiet")
+    assert (quiet.exit_code, quiet.stdout, bool(quiet.stderr)) == (code, "", bool(code))
+    assert run("wait", ID).exit_code == 0
+
+
+def test_quiet_shows_errors_only(run: Run) -> None:
+    result = run("wait", ID, "failure", "--quiet", "--timeout", "0")
+    assert (result.exit_code, result.stdout) == (4, "")
+    run("fetch", "failure")
+    result = run("wait", ID, "failure", *(f"{ID}x{n}" for n in range(12)), "--quiet", "--timeout", "0")
+    assert result.stdout == ""
+    assert result.stderr.startswith('failure: "[Invalid parameter] Invalid value"')
+    assert result.stderr.count("\n") == 13
+    assert json.loads(run("wait", ID, "--quiet", "--json").stdout) == EXAMPLE
+    assert run("imagine", "a pig", "--quiet", "--no-wait").stdout
 
 
 def test_many_tasks_have_a_line_each(run: Run) -> None:
@@ -295,7 +329,10 @@ def test_a_lasting_fault_is_shown_once_during_the_wait(run: Run) -> None:
         result = run("wait", "1", "2", "--timeout", "1", ANYAPI_BASE_URL=url)
     assert result.exit_code == 6
     assert result.stderr.count("A poll failed: No response from 127.0.0.1") == 1
-    assert result.stderr.count("Not done after 1 s") == 2
+    assert result.stderr.count("No response from") == 1
+    first, second = result.stderr.splitlines()[1:]
+    assert re.fullmatch(r"1: Not done after 1 s: .* The last poll failed with the same error\.", first)
+    assert second == "2: The same error."
 
 
 def test_an_unencrypted_key_is_warned_of_in_one_line(run: Run, responds: Callable[..., None]) -> None:
@@ -367,7 +404,21 @@ def test_bars_move_and_leave_no_trace_on_the_screen(base_url: str) -> None:
     assert "━" not in terminal.screen
 
 
-def test_an_interruption_restores_the_terminal_and_says_how_to_go_on(base_url: str, tmp_path: Path) -> None:
+def test_lines_break_between_words_and_between_buttons(base_url: str, run: Run) -> None:
+    words = "a pig in a spacesuit that looks back at the earth from a crater of the moon " * 3
+    task_id = run("imagine", f"{words} {'x' * 90}", "--no-wait").stdout.strip()
+    terminal = Terminal(base_url, "wait", task_id, "upscale", "a/b", "--timeout", "1")
+    assert terminal.close() == 2
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b]8;[^\x1b]*\x1b\\", "", terminal.shown)
+    assert [line.strip() for line in re.split("[\r\n]+", shown) if len(line) > 80] == ["x" * 90]
+    assert re.search(r"  prompt   a pig in .*[a-z]\r\n {11}[a-z]", shown)
+    assert "[⬇️]\r\n" in shown
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interruption_restores_the_terminal_and_says_how_to_go_on(
+    base_url: str, tmp_path: Path, number: signal.Signals
+) -> None:
     (tmp_path / "it's").mkdir()
     (tmp_path / "it's" / f"{ID}.mp4").write_bytes(b"saved before")
     words = ["never", ID, "modal", "--save", "it's", "--show", "--timeout", "60"]
@@ -375,26 +426,71 @@ def test_an_interruption_restores_the_terminal_and_says_how_to_go_on(base_url: s
     terminal.read("cannot show the picture")
     terminal.read("IN_PROGRESS")
     for _ in range(2):  # people press ^C twice, and the terminal echoes it
-        os.write(terminal.end, b"\x03")
-        terminal.process.send_signal(signal.SIGINT)
-    assert terminal.close() == 130
-    shown = re.sub(r"\s+", " ", terminal.shown)
-    assert "Interrupted with 2 left" in shown
-    assert """anyapi-midjourney wait --timeout=60.0 '--save=it'"'"'s' --show never modal""" in shown
+        if number == signal.SIGINT:
+            os.write(terminal.end, b"\x03")
+        terminal.process.send_signal(number)
+    assert terminal.close() == 128 + number
+    assert "Interrupted with 2 left. To go on:" in terminal.shown
+    command = """anyapi-midjourney wait --timeout=60.0 '--save=it'"'"'s' --show never modal"""
+    assert command in terminal.shown.splitlines()
     assert "━" not in terminal.screen
     assert not terminal.hides_cursor
-    assert "Traceback" not in shown
+    assert "Traceback" not in terminal.shown
 
 
-def test_an_interruption_while_ids_are_read_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_download_leaves_no_part_of_a_file(tmp_path: Path, number: signal.Signals) -> None:
+    def serve(listener: socket.socket) -> None:
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/x"
+        with listener.accept()[0] as poll:
+            says(json.dumps(EXAMPLE | {"imageUrl": address}).encode())(poll)
+            with listener.accept()[0] as download:
+                says(b"\x89PNG\r\n\x1a\n", length=99)(download)
+                download.recv(1)  # until the command is gone
+
+    with listening(serve, accept=False) as url:
+        command = [*COMMAND, "wait", ID, "--save", str(tmp_path)]
+        with subprocess.Popen(command, env=environment(url), stderr=subprocess.PIPE) as process:
+            end = time.monotonic() + 20
+            while not list(tmp_path.iterdir()) and time.monotonic() < end:
+                time.sleep(0.01)
+            process.send_signal(number)
+            assert process.wait(10) == 128 + number
+            assert process.stderr
+            assert b"To go on:" in process.stderr.read()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_command_whose_terminal_is_closed_exits_with_129(base_url: str) -> None:
+    terminal = Terminal(base_url, "wait", "never")
+    terminal.read("IN_PROGRESS")
+    os.close(terminal.end)
+    terminal.process.send_signal(signal.SIGHUP)
+    assert terminal.process.wait(10) == 129
+
+
+def test_a_signal_that_the_parent_turned_off_is_ignored(base_url: str) -> None:
+    pipe, env = subprocess.PIPE, environment(base_url)
+    command = ["nohup", *COMMAND, "wait", "never", "--timeout", "2"]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=env) as process:
+        time.sleep(1)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(10) == 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_ids_are_read_ends_the_command(monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
     class Interrupted(io.TextIOWrapper):
-        buffer: Any = property(lambda _: signal.raise_signal(signal.SIGINT))
+        buffer: Any = property(lambda _: signal.raise_signal(number))
 
     monkeypatch.setattr(sys, "stdin", Interrupted(io.BytesIO()))
     monkeypatch.setattr(sys, "argv", ["anyapi-midjourney", "wait", "-"])
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     with pytest.raises(SystemExit) as ended:
         start()
-    assert ended.value.code == 130
+    assert ended.value.code == 128 + number
+    for other, handler in handlers.items():
+        signal.signal(other, handler)
 
 
 def test_more_than_a_dozen_tasks_share_one_bar_on_stderr(base_url: str, tmp_path: Path) -> None:

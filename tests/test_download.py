@@ -90,7 +90,7 @@ def test_a_download_takes_an_id_and_saves_the_video_of_a_video_task(client: Clie
 
 @given(st.lists(st.text(min_size=1), min_size=2, max_size=2, unique=True) | st.just(["a:b", "a~b"]))
 def test_two_ids_never_share_a_file_name_and_every_name_is_safe(ids: list[str]) -> None:
-    stems = [_download._stem(Task(id=task_id)) for task_id in ids]  # pyright: ignore[reportPrivateUsage]  # what names are, without a thousand files
+    stems = [_download._stem(task_id) for task_id in ids]  # pyright: ignore[reportPrivateUsage]  # what names are, without a thousand files
     assert stems[0] != stems[1]
     for name in stems:
         assert re.fullmatch(r"[\w%~-][\w%~.-]*", name, re.ASCII)
@@ -98,12 +98,11 @@ def test_two_ids_never_share_a_file_name_and_every_name_is_safe(ids: list[str]) 
 
 @pytest.mark.parametrize("task_id", ["../../etc/passwd", "..", "-rf *", "猪\x1b]0;x\x07\n", "task:1", "task~1"])
 def test_a_picture_with_any_id_is_saved_in_the_folder_and_found_again(task_id: str) -> None:
-    picture = task(id=task_id)
-    assert saved_picture(picture, Path()) is None
-    path = save(SYNC, reply(PNG), picture=picture)
+    assert saved_picture(task_id, Path()) is None
+    path = save(SYNC, reply(PNG), picture=task(id=task_id))
     assert [path.name] == files()
-    assert saved_picture(picture, Path()) == path
-    assert saved_picture(task(id="task-1"), Path()) is None
+    assert saved_picture(task_id, Path()) == path
+    assert saved_picture("task-1", Path()) is None
 
 
 def test_a_path_is_a_folder_or_a_file(tmp_path: Path) -> None:

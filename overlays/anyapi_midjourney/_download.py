@@ -128,7 +128,7 @@ class Download:
             begin = quote(head.decode("ascii", "replace"))
             raise self._error(f"The response from {quote(self.url.host)} is not a picture; it begins with {begin}.")
         if self._is_folder:
-            self.path /= f"{_stem(self._task)}.{kind}"
+            self.path /= f"{_stem(self.task_id)}.{kind}"
         if not self._overwrite:
             with suppress(OSError, AttributeError, NotImplementedError):  # there may be no hard links
                 os.link(self._part, self.path)  # atomic, and never replaces a file or a link
@@ -169,9 +169,9 @@ def file_kind(content: bytes) -> str | None:
     return found.lastgroup if found else None
 
 
-def saved_picture(task: Task, folder: Path) -> Path | None:
-    """The file that an earlier download of this task left in a folder."""
-    files = [folder / f"{_stem(task)}.{ending}" for ending in _KIND.groupindex]
+def saved_picture(task_id: str, folder: Path) -> Path | None:
+    """The file that an earlier download of a task left in a folder."""
+    files = [folder / f"{_stem(task_id)}.{ending}" for ending in _KIND.groupindex]
     return next((f for f in files if f.is_file() and not f.is_symlink() and f.stat().st_size), None)
 
 
@@ -182,11 +182,12 @@ def absolute_url(task: Task, base_url: httpx.URL) -> httpx.URL:
     own address at its default, http://localhost:3000 (`setting/system_setting`).
     """
     if task.picture_url is None:
-        why = (
-            f"{quote(task.action or 'it')} succeeds without one"
-            if task.succeeded
-            else "this Task has not succeeded; pass the one that wait returns"
-        )
+        if not task.succeeded:
+            why = "this Task has not succeeded; pass the one that wait returns"
+        elif task.action and task.action.makes_words:
+            why = f"{task.action} makes words, which are its final_prompt"
+        else:
+            why = "the gateway sent no URL of one"
         raise DownloadError(f"The task has no picture: {why}.", task.id)
     try:
         url = httpx.URL(task.picture_url)
@@ -199,7 +200,7 @@ def absolute_url(task: Task, base_url: httpx.URL) -> httpx.URL:
     return base_url.copy_with(raw_path=mount + path if is_default and not path.startswith(mount + b"/") else path)
 
 
-def _stem(task: Task) -> str:
+def _stem(task_id: str) -> str:
     """A file name for each id: another one for each, and safe whatever the server sends."""
-    name = percent_encoded(task.id, safe="", errors="replace")
+    name = percent_encoded(task_id, safe="", errors="replace")
     return name.replace(".", "%2E", 1) if name.startswith(".") else name or "task"

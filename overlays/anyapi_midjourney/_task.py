@@ -90,6 +90,11 @@ class TaskAction(_OpenStrEnum):
     SWAP_FACE = "SWAP_FACE"
     UPLOAD = "UPLOAD"
 
+    @property
+    def makes_words(self) -> bool:
+        """Whether the result is words, in the task's `final_prompt`, and not a picture."""
+        return self in (TaskAction.DESCRIBE, TaskAction.SHORTEN)
+
 
 def _status(value: str) -> TaskStatus:
     return TaskStatus(value)

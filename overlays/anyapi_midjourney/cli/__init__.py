@@ -16,7 +16,7 @@ from itertools import chain
 from operator import methodcaller
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import anyio
 import click
@@ -32,13 +32,15 @@ from ._terminal import description, draw
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    from rich.text import Text
+
     from .._waiting import Outcome
 
     _Work = Callable[[AsyncMidjourney], Awaitable[None]]
     _Jobs = Iterable[tuple[str, Callable[[AsyncMidjourney], Awaitable[Task]]]]
 
 DONE, FAILED, USAGE, REFUSED, TIMED_OUT, NOT_FOUND, NO_CONNECTION, UNCONFIRMED = range(8)
-INTERRUPTED, BROKEN_PIPE = 130, 141  # as shells report a program that SIGINT or SIGPIPE ended
+BROKEN_PIPE, SIGNALLED = 141, 128  # as shells report a program that SIGPIPE, or the signal of a number, ended
 _CODES: dict[type[errors.MidjourneyError], int] = {
     errors.TaskError: FAILED,
     errors.ConfigurationError: USAGE,
@@ -54,11 +56,13 @@ _CODES: dict[type[errors.MidjourneyError], int] = {
 SANDBOX_SPEED = 6.0
 _EPILOG = """Exit codes; of several, the highest: 0 done; 1 a task failed or was refused, or its picture was not saved;
 2 usage, key or id; 3 key refused, or its account is empty; 4 timed out; 5 no such task; 6 no connection, or no usable
-response; 7 a job may have been submitted and billed; 130 interrupted; 141 nobody reads the output.
+response; 7 a job may have been submitted and billed; 129, 130 and 143 interrupted by SIGHUP, ^C and SIGTERM; 141 nobody
+reads the output.
 
 Set ANYAPI_API_KEY to your key, and ANYAPI_BASE_URL to use another gateway."""
 _FLAGS = {
     "json": "Print each task as the server sent it, on one line of JSON.",
+    "quiet": "Show errors only; --json and --no-wait still print.",
     "show": "Draw the picture, if stdout is a terminal.",
     "sandbox": "Use the embedded AnyAPI, which needs no key.",
 }
@@ -72,13 +76,14 @@ class _Report:
     ) -> None:
         if not timeout >= 0:  # nor nan: jobs are submitted before the wait could refuse it
             raise click.UsageError("--timeout is a number of seconds from 0.")
-        self.code = DONE
+        self.code = self.signal = 0
         self.left: dict[str, str] = dict.fromkeys(ids, "")
         """The tasks that are not done, and the prompts that were submitted for them."""
         self.submitting: str | None = None
-        self.screen = Screen()
+        self.screen = Screen(quiet=flags["quiet"])
         self.screen.follow(self.left)
-        self.draws = flags["show"] and not flags["json"] and self.screen.can_draw
+        self._shows = not flags["json"] and not flags["quiet"]
+        self.draws = self._shows and flags["show"] and self.screen.can_draw
         self.folder = self._save = save
         self._saves = anyio.Semaphore(4)  # at once
         self.flags = flags
@@ -110,7 +115,7 @@ class _Report:
                     continue
             if self.flags["json"]:
                 click.echo(json.dumps({"prompt": name, "error": problem}))
-            self.screen.tell(f"{name}: {problem}", "red")
+            self.screen.tell_error(name, problem)
         self.submitting = None
 
     async def follow(self, mj: AsyncMidjourney) -> None:
@@ -121,56 +126,73 @@ class _Report:
             async for task_id, outcome in outcomes:
                 group.start_soon(self.on_outcome, mj, task_id, outcome)
 
+    def keep_saved(self) -> None:
+        """Ends the tasks whose pictures an earlier command saved. Their links may have expired since."""
+        if folder := self._save:
+            for task_id in list(self.left):
+                if path := saved_picture(task_id, folder):
+                    self._on_end(task_id, "kept", {"id": task_id, "saved": str(path)}, f"{task_id}  kept {path}")
+                    self._draw(path)
+
     async def on_outcome(self, mj: AsyncMidjourney, task_id: str, outcome: Outcome) -> None:
         """Saves and shows a task, or shows the error of its id."""
         task = outcome if isinstance(outcome, Task) else getattr(outcome, "task", None)
-        problems: list[Exception] = [outcome] if isinstance(outcome, errors.MidjourneyError) else []
-        path, saved, code = None, "", _exit_code(outcome)
-        if task and task.picture_url and self.folder:
-            # An earlier, interrupted command may have saved it, and its link may have expired since.
-            kept = saved_picture(task, self.folder) if task.id == task_id else None
+        error: Exception | None = outcome if isinstance(outcome, errors.MidjourneyError) else None
+        path, code = None, _exit_code(outcome)
+        if self.folder and task and task.succeeded and (self._save or task.picture_url):
             try:
                 async with self._saves:
-                    path = kept or await mj.download(task, self.folder)
-                saved = f"{'kept' if kept else 'saved'} {path}" if self._save else ""
-            except (errors.MidjourneyError, OSError) as error:
-                problems.append(error)
-                code = max(code, FAILED if self._save else DONE)
+                    path = await mj.download(task, self.folder)
+            except (errors.MidjourneyError, OSError) as failure:
+                error = failure
+                code = FAILED if self._save and not (task.action and task.action.makes_words) else DONE
         self.code = max(self.code, code)
-        self.left.pop(task_id, None)
+        saved = str(path) if path and self._save else None
+        screen, fields, text = self.screen, task.raw.to_dict() if task else {"id": task_id}, None
+        if task:
+            fields |= {"saved": saved} if self._save else {}
+            text = description(task, mj.base_url, saved, screen.width, brief=screen.has_one_bar)
+        if error and (not task or task.succeeded):
+            fields["error"] = str(error)
+        self._on_end(task_id, "failed" if code else "succeeded", fields, text)
+        # A task that is shown shows that it failed, and why.
+        if error and not (self._shows and task and task.failed) and (code or not screen.quiet):
+            screen.tell_error(task_id, error, "red" if code else "")
+        self._draw(path)
+
+    def _on_end(self, task_id: str, how: str, fields: dict[str, Any], text: Text | str | None) -> None:
+        self.left.pop(task_id)
+        self.screen.on_end(task_id, how)
         with self.screen.without_bars():
             if self.flags["json"]:
                 # In ASCII, so that no terminal interprets it; null for NaN and Infinity, which JSON lacks.
-                value = json.dumps(task.raw.to_dict() if task else {"id": task_id, "error": str(outcome)})
-                click.echo(json.dumps(json.loads(value, parse_constant=lambda _: None)))
-                self.screen.tell(saved)
-            elif task:
-                text = description(task, mj.base_url, saved, brief=self.screen.has_one_bar)
+                click.echo(json.dumps(json.loads(json.dumps(fields), parse_constant=lambda _: None)))
+            elif self._shows and text:
                 self.screen.out.print(text, soft_wrap=True)
-            for problem in problems:
-                self.screen.tell(str(problem), "red")
-            if path and self.draws:
-                self.screen.tell(draw(path, self.screen.out))
-            self.screen.on_end(task_id, "failed" if code else "succeeded")
+
+    def _draw(self, path: Path | None) -> None:
+        if path and self.draws:
+            with self.screen.without_bars():
+                self.screen.note(draw(path, self.screen.out))
 
     def on_error(self, group: BaseExceptionGroup[BaseException]) -> None:
         """Ends with an error that is about no task."""
         error: BaseException = group
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        if isinstance(error, OSError):  # a full disk or a closed pipe: Python would flush stdout again at its exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if isinstance(error, BrokenPipeError):
+            self.code = BROKEN_PIPE
+            return
         self.code = USAGE if isinstance(error, errors.ConfigurationError) else FAILED
-        self.code = BROKEN_PIPE if isinstance(error, BrokenPipeError) else self.code
-        self.screen.tell("" if self.code == BROKEN_PIPE else str(error), "red")
+        self.screen.tell(str(error), "red")
 
     def on_interrupt(self) -> None:
         """Says how to go on."""
         given = self._options.items()
         options = [f"--{name}" if value is True else f"--{name}={value}" for name, value in given if value]
-        again = shlex.join(["anyapi-midjourney", "wait", *options, *self.left])
-        how = f". To go on: {again}" if self.left else ""
-        self.screen.tell(f"Interrupted with {len(self.left)} left{how}")
+        self.screen.tell(f"Interrupted with {len(self.left)} left.{' To go on:' if self.left else ''}")
+        if self.left:
+            self.screen.tell(shlex.join(["anyapi-midjourney", "wait", *options, *self.left]), wrap=False)
         if self.submitting:
             self.screen.tell(f"This may have been submitted and billed: {self.submitting}", "red")
 
@@ -180,13 +202,16 @@ def run() -> None:
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:  # it is closed, and a socket would get its number
             setattr(sys, name, open(os.devnull, "r+" if number else "r", encoding="utf-8"))  # noqa: PTH123, SIM115
+    for number in _interruptions():
+        if number != signal.SIGINT:  # which is a KeyboardInterrupt
+            signal.signal(number, lambda number, _: sys.exit(SIGNALLED + number))
     try:
         main(prog_name="anyapi-midjourney", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(INTERRUPTED)
+        sys.exit(SIGNALLED + signal.SIGINT)
 
 
 @click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -223,7 +248,7 @@ def imagine(prompts: tuple[str, ...], timeout: float, save: Path | None, *, no_w
     lines = (_stdin().splitlines() if word == "-" else [word] for word in prompts)
     given = [prompt for prompt in chain.from_iterable(lines) if prompt.strip()]
     if not given:
-        raise click.UsageError("There is no prompt.")
+        _end_without("prompt", prompts)
     jobs = [(prompt, methodcaller("imagine", prompt)) for prompt in given]
     _run(_submitting(jobs, report := _Report(flags, save, timeout), no_wait=no_wait), report)
 
@@ -269,13 +294,20 @@ def wait(ids: tuple[str, ...], timeout: float, save: Path | None, **flags: bool)
     """
     report = _Report(flags, save, timeout, " ".join(_stdin() if word == "-" else word for word in ids).split())
     if not report.left:
-        raise click.UsageError("There is no id.")
+        _end_without("id", ids)
 
     async def work(mj: AsyncMidjourney) -> None:
         async with mj:
+            report.keep_saved()
             await report.follow(mj)
 
     _run(work, report)
+
+
+def _end_without(what: str, words: tuple[str, ...]) -> NoReturn:
+    if "-" in words:  # nothing to do is no mistake of a script
+        sys.exit(DONE)
+    raise click.UsageError(f"There is no {what}.")
 
 
 def _stdin() -> str:
@@ -323,22 +355,38 @@ def _run(work: _Work, report: _Report) -> None:
                 # Windows has no signal handlers in its event loops.
                 anyio.run(work if os.name == "nt" else partial(_until_interrupted, work, report), mj)
         except* KeyboardInterrupt:
-            report.code = INTERRUPTED
+            report.signal = signal.SIGINT
         except* (errors.ConfigurationError, OSError) as group:
             report.on_error(group)
-        if report.code == INTERRUPTED:
+        if report.signal:
+            for number in _interruptions():
+                signal.signal(number, signal.SIG_IGN)  # it ends already
             report.on_interrupt()
-    sys.exit(report.code)
+    _flush()
+    sys.exit(SIGNALLED + report.signal if report.signal else report.code)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # a full disk, or nobody reads it: Python would try again at its exit, and complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _interruptions() -> list[signal.Signals]:
+    """The signals that interrupt, but for those that the parent process turned off, as nohup does."""
+    found = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    return [number for number in found if signal.getsignal(number) != signal.SIG_IGN]
 
 
 async def _until_interrupted(work: _Work, report: _Report, mj: AsyncMidjourney) -> None:
     # Receives to the end: a second ^C must not break into the cleanup after the first.
-    with anyio.open_signal_receiver(signal.SIGINT) as signals:
+    with anyio.open_signal_receiver(*_interruptions()) as signals:
         async with anyio.create_task_group() as group:
 
             async def stop() -> None:
-                async for _ in signals:
-                    report.code = INTERRUPTED
+                async for report.signal in signals:
                     group.cancel_scope.cancel()
 
             group.start_soon(stop)

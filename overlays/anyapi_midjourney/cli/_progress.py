@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+import re
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from stat import S_ISFIFO
 from typing import TYPE_CHECKING
 
@@ -16,11 +18,16 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from rich.text import Text
 
 from .._text import printable
+from ._terminal import filled
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator
 
     from .._task import Task
+
+
+_IDS = re.compile(r" (?:\(request id: \w+\)|\[task [^]]*\])")
+"""Where two texts of one fault differ."""
 
 
 class _Console(Console):
@@ -34,13 +41,17 @@ class Screen(logging.Handler):
 
     has_one_bar = False
 
-    def __init__(self) -> None:
+    def __init__(self, *, quiet: bool) -> None:
         super().__init__()
+        self.quiet = quiet
+        """Whether only errors are shown."""
         self.out = _Console(highlight=False, markup=False, emoji=False)
         self._err = _Console(highlight=False, markup=False, emoji=False, stderr=True)
+        self.width = self.out.width if _is_terminal(self.out) else math.inf
         self.can_draw = _is_terminal(self.out) and not self.out.no_color  # half blocks need colours
         self._counts = Counter[str]()
         self._faults = Counter[type]()
+        self._told = set[str]()
         self._live: Live | None = None
         name, status = (TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[status]"))
         self._bars = Progress(name, BarColumn(bar_width=None), TaskProgressColumn(), status, TimeElapsedColumn())
@@ -62,16 +73,18 @@ class Screen(logging.Handler):
         logger.setLevel(logging.INFO)
         logger.addHandler(self)
         # A program that reads our output from a pipe may write to the same terminal.
-        if _is_terminal(self._err) and not S_ISFIFO(os.fstat(1).st_mode):
+        if _is_terminal(self._err) and not self.quiet and not S_ISFIFO(os.fstat(1).st_mode):
             self._start()
         try:
             yield
         finally:
             logger.removeHandler(self)
             if self._live:
-                self._live.stop()
+                with suppress(OSError):  # the terminal is gone
+                    self._live.stop()
         if self.has_one_bar:
-            self.tell(", ".join(f"{count} {how}" for how, count in sorted(self._counts.items())[::-1]))
+            counts = [f"{count} {how}" for how in ("succeeded", "kept", "failed") if (count := self._counts[how])]
+            self.note(", ".join(counts))
 
     @contextmanager
     def without_bars(self) -> Generator[None]:
@@ -95,19 +108,39 @@ class Screen(logging.Handler):
         if self.has_one_bar:
             self._bars.update(self._rows[""], advance=1)
         else:
-            self._bars.remove_task(self._rows[task_id])
+            self._bars.remove_task(self._rows.pop(task_id))
 
-    def tell(self, text: str, style: str = "") -> None:
-        """Writes a message to stderr, if there is one."""
-        if text:
-            self._err.print(Text(printable(text), style), soft_wrap=True)
+    def tell(self, text: str, style: str = "", *, wrap: bool = True) -> None:
+        """Writes a message to stderr, if somebody can read it."""
+        lines = filled(text.split(" "), " ", self._err.width) if wrap and _is_terminal(self._err) else [printable(text)]
+        with suppress(OSError):
+            self._err.print(Text("\n".join(lines), style), soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """Writes a message that is about no error."""
+        if text and not self.quiet:
+            self.tell(text)
+
+    def tell_error(self, name: str, error: object, style: str = "red") -> None:
+        """Writes the error of a task or a prompt. What was told before is not repeated."""
+        text, last = str(error).removesuffix(f" [task {name}]"), getattr(error, "last_error", None)
+        if last and not self._is_new(last):
+            text = text.replace(f": {last}", " with the same error.")
+        self.tell(f"{name}: {text if self._is_new(text) else 'The same error.'}", style)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Shows a warning at once, and a fault the third time."""
-        kind = type(record.args[0] if isinstance(record.args, tuple) else None)  # the texts have new request ids
-        self._faults[kind] += 1
-        if self._faults[kind] == 3 or record.levelno > logging.INFO:
+        error = record.args[0] if isinstance(record.args, tuple) else None
+        self._faults[type(error)] += 1  # the texts have new request ids
+        if not self.quiet and (self._faults[type(error)] == 3 or record.levelno > logging.INFO):
+            self._is_new(error)
             self.tell(record.getMessage(), "yellow")
+
+    def _is_new(self, error: object) -> bool:
+        text = _IDS.sub("", str(error))
+        is_new = text not in self._told
+        self._told.add(text)
+        return is_new
 
     def _start(self) -> None:
         self._live = Live(get_renderable=self._table, console=self._err, transient=True, redirect_stdout=False)

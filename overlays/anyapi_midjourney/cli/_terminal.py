@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import httpx
+from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
 
@@ -18,6 +19,7 @@ from .._text import format_duration, printable
 from ..errors import DownloadError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from rich.console import Console
@@ -25,11 +27,12 @@ if TYPE_CHECKING:
     from .._task import Task
 
 _MAX_TEXT = 2000  # characters of one field
+_INDENT = 11
 _MAX_COLUMNS = 48  # a square picture takes half as many rows, a tall one at most this many
 
 
-def description(task: Task, base_url: str, saved: str, *, brief: bool) -> Text:
-    """A task on several lines, or on one. `saved` says where its picture is: "saved pig.png"."""
+def description(task: Task, base_url: str, saved: str | None, width: float, *, brief: bool) -> Text:
+    """A task on several lines, of at most this width where words allow it, or on one line."""
     text, url, link = _head(task), task.picture_url or task.preview_url or "", ""
     with suppress(DownloadError):
         absolute = absolute_url(task, httpx.URL(base_url))
@@ -39,22 +42,33 @@ def description(task: Task, base_url: str, saved: str, *, brief: bool) -> Text:
         return text.append(f"  {printable((saved or task.fail_reason or url)[:_MAX_TEXT])}")
     lengths = ((task.queued_for, "in the queue"), (task.ran_for, "to draw"))
     took = ", ".join(f"{format_duration(length)} {what}" for length, what in lengths if length is not None)
-    rows = button_rows(task.buttons[:50])
-    buttons = "\n".join("  ".join(f"[{button_label(button)}]" for button in row) for row in rows)
-    end, (file_kind, _, file) = task.image_expires_at, saved.partition(" ")
+    end = task.image_expires_at
     for name, value, style in (
         ("prompt", task.final_prompt or task.prompt_en or task.prompt, ""),
         ("reason", task.fail_reason, "red"),
         ("took", took, ""),
         ("picture" if task.picture_url else "preview", url, Style(link=link) if link else ""),
         ("expired" if end and end < datetime.now(UTC) else "expires", f"{end:%Y-%m-%d %H:%M} UTC" if end else "", ""),
-        (file_kind, file, ""),
-        ("buttons", buttons, ""),
+        ("saved", saved, ""),
     ):
         if value:
-            text.append(f"\n  {name:<9}", "dim")
-            text.append(f"\n{'':11}".join(map(printable, value[:_MAX_TEXT].splitlines())), style)
+            lines = [line.split(" ") for line in value[:_MAX_TEXT].splitlines()]
+            text.append(f"\n  {name:<9}", "dim").append(_indented(lines, " ", width), style)
+    if task.buttons:
+        rows = [[f"[{button_label(button)}]" for button in row] for row in button_rows(task.buttons[:50])]
+        text.append(f"\n  {'buttons':<9}", "dim").append(_indented(rows, "  ", width))
     return text
+
+
+def filled(words: Iterable[str], gap: str, width: float) -> list[str]:
+    """Words in lines of at most this width. A longer word has a line of its own, so that it can be copied."""
+    lines: list[str] = []
+    for word in map(printable, words):
+        if lines and cell_len(longer := f"{lines[-1]}{gap}{word}") <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
 
 
 def draw(path: Path, console: Console) -> str:
@@ -76,6 +90,10 @@ def draw(path: Path, console: Console) -> str:
     except Exception as error:  # noqa: BLE001  (a video, or a terminal that does not reply)
         return f"This terminal cannot show the picture: {error}"
     return ""
+
+
+def _indented(lines: Iterable[Iterable[str]], gap: str, width: float) -> str:
+    return f"\n{'':{_INDENT}}".join(line for words in lines for line in filled(words, gap, width - _INDENT))
 
 
 def _head(task: Task) -> Text:
