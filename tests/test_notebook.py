@@ -7,10 +7,11 @@ from datetime import timedelta
 from html.parser import HTMLParser
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anyapi_midjourney import Task
+from anyapi_midjourney import Midjourney, Task, sandbox
 from anyapi_midjourney._notebook import card
 from anyapi_midjourney._text import format_duration
 from anyapi_midjourney_generated import models
@@ -98,6 +99,7 @@ class Card(HTMLParser):
     def __init__(self, shown: Task) -> None:
         super().__init__()
         self.html = card(shown)
+        self.origin = shown.base_url.removesuffix("/mj-fast")
         self.texts: list[str] = []
         self.links: list[str] = []
         self.pictures: list[dict[str, str | None]] = []
@@ -126,7 +128,7 @@ class Card(HTMLParser):
         else:
             self._open.append(tag)
         for url in (attributes.get("href"), attributes.get("src")):
-            assert url is None or re.match(r"https://[^/@\s\\]+(/|$)", url)
+            assert url is None or re.match(r"https://[^/@\s\\]+(/|$)", url) or url.startswith(f"{self.origin}/mj/")
 
     def handle_endtag(self, tag: str) -> None:
         assert self._open.pop() == tag
@@ -198,9 +200,21 @@ def test_the_picture_links_to_itself_until_its_link_expires() -> None:
     assert picture["src"] == EXAMPLE["imageUrl"]
     assert picture["alt"] == "Picture: pig --v 6.1"
     assert shown.links == [EXAMPLE["imageUrl"]]
-    assert "Link works until 2024-11-04 08:17:35 UTC" in shown.texts
+    assert "Link expired on 2024-11-04 08:17:35 UTC" in shown.texts
+    later = EXAMPLE["imageUrl"].replace("ex=6728831f", "ex=f0000000")
+    assert "Link works until 2097-08-05 09:04:00 UTC" in Card(example(imageUrl=later)).texts
     quotes = f"{PICTURE}?\"onerror='{RUNS}'<>&amp;"
     assert Card(example(imageUrl=quotes)).pictures[0]["src"] == quotes
+
+
+def test_pictures_of_the_gateway_itself_are_shown_and_no_others_of_this_machine() -> None:
+    with sandbox.serve(finished=True) as base_url, Midjourney(sandbox.API_KEY, base_url=f"{base_url}/mj-fast") as mj:
+        grid, video = mj.fetch("success"), mj.fetch("video")
+    assert [picture["src"] for picture in Card(grid).pictures] == [f"{base_url}/mj/image/success"]
+    assert Card(video).links == [f"{base_url}/mj/image/video"]
+    for other in (f"{base_url}0", "http://127.0.0.1", base_url.replace("//", "//x@"), base_url.replace("127", "128")):
+        shown = Card(evolve(grid, image_url=f"{other}/mj/image/success"))
+        assert (shown.links, shown.pictures) == ([], [])
 
 
 @pytest.mark.parametrize("url", ["https://v.example/x.mp4", "https://v.example/x.WebM?a#b"])

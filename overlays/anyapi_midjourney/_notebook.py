@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from html import escape
 from typing import TYPE_CHECKING
 from unicodedata import category
@@ -85,18 +86,19 @@ def _pictures(task: Task) -> Iterator[str]:
     urls = (task.video_url, *task.video_urls, picture if _VIDEO.match(picture) else None)
     videos = list(dict.fromkeys(filter(None, urls)))
     for number, url in enumerate(videos[:_MAX_VIDEOS], 1):
-        name = f"Video {number}"
-        yield _div(_NOTE, _link(url, name)) if _is_safe(url) else _text_block(_NOTE, f"{name}: {url}", _MAX_LINE)
+        name, is_safe = f"Video {number}", _is_safe(url, task.base_url)
+        yield _div(_NOTE, _link(url, name)) if is_safe else _text_block(_NOTE, f"{name}: {url}", _MAX_LINE)
     yield _more(len(videos) - _MAX_VIDEOS)
     if picture in videos:
         return
-    if not _is_safe(picture):
+    if not _is_safe(picture, task.base_url):
         yield _text_block(_NOTE, picture and f"{kind}: {picture}", _MAX_LINE)
         return
     alt, end = _text(f"{kind}: {task.prompt or task.id}", _MAX_LINE), task.image_expires_at
     image = f'<img src="{escape(picture)}" alt="{alt}" referrerpolicy="no-referrer" style="{_IMAGE}">'
     yield _div(_ROW, _link(picture, image))
-    yield _div(_NOTE, f"Link works until {end:{_TIME}}" if end else "" if task.image_url else kind)
+    works = "expired on" if end and end < datetime.now(UTC) else "works until"
+    yield _div(_NOTE, f"Link {works} {end:{_TIME}}" if end else "" if task.image_url else kind)
 
 
 def _button(button: Button) -> str:
@@ -107,15 +109,19 @@ def _button(button: Button) -> str:
     return _word(style, button_label(button))
 
 
-def _is_safe(url: str) -> bool:
-    """Whether a browser may open it. URLs that browsers would strip or rewrite are refused."""
+def _is_safe(url: str, base_url: str = "") -> bool:
+    """Whether a browser may open it: on the internet over https, or at the task's own gateway.
+
+    URLs that browsers would strip or rewrite are refused.
+    """
     try:
         parts = urlsplit(url)
-        host, _ = parts.hostname or "", parts.port
+        host, _, own = parts.hostname or "", parts.port, urlsplit(base_url)
     except ValueError:
         return False
     is_plain = len(url) <= _MAX_URL and url.isprintable() and not {" ", "\\"} & set(url)
-    return is_plain and parts.scheme == "https" and "@" not in parts.netloc and is_public(host)
+    is_own = bool(host) and (parts.scheme, parts.netloc) == (own.scheme, own.netloc)
+    return is_plain and "@" not in parts.netloc and (is_own or (parts.scheme == "https" and is_public(host)))
 
 
 def _link(url: str, html: str) -> str:

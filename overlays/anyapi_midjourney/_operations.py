@@ -32,7 +32,6 @@ from ._waiting import (
     Watch,
     backoff,
     live_rows,
-    task_from_row,
 )
 from .errors import (
     APIResponseError,
@@ -146,7 +145,7 @@ class Operations(Generic[Http]):
             raise ConfigurationError(f"timeout is seconds above 0 and below 1e6, not {timeout!r}.")
         if not isinstance(cast("object", max_retries), int) or max_retries < 0:
             raise ConfigurationError(f"max_retries is a whole number from 0, not {max_retries!r}.")
-        self._timeout, self._max_retries, self._gateway = timeout, max_retries, GatewayState()
+        self._timeout, self._max_retries, self._gateway = timeout, max_retries, GatewayState(self.base_url)
         # Its repr shows what it holds, so it holds no key; `auth` is for the copies that its `with_headers` makes.
         self._generated = AuthenticatedClient(
             str(self._base_url),
@@ -273,7 +272,7 @@ class Operations(Generic[Http]):
     def _fetch(self, task_id: str) -> Steps[Task]:
         row = yield from self._row(task_id)
         self._gateway.task_seen_at = self._clock()
-        return task_from_row(row, task_id)
+        return self._gateway.task(row, task_id)
 
     def _retried(
         self, attempt: Callable[[], Steps[Result]], max_retries: int | None = None, least: float = 0.0
@@ -317,7 +316,7 @@ class Operations(Generic[Http]):
         if found.status in (TaskStatus.ACCEPTED, TaskStatus.MODAL):  # its window may be answered: see Watch.needs_list
             rows = yield from self._retried(partial(self._rows, [task]))
             if row := rows.get(task.lower()):
-                return task_from_row(row, task)
+                return self._gateway.task(row, task)
         return found
 
     def _fetch_many(self, tasks: Iterable[Task | str]) -> Steps[dict[str, Task]]:
@@ -333,7 +332,7 @@ class Operations(Generic[Http]):
                     rows = yield from self._retried(partial(self._rows, batch))
             for task_id in batch:
                 if row := rows.get(task_id.lower()):
-                    found[task_id] = task_from_row(row, task_id)
+                    found[task_id] = self._gateway.task(row, task_id)
                 else:
                     with suppress(TaskNotFoundError):
                         found[task_id] = yield from self._retried(partial(self._fetch, task_id))

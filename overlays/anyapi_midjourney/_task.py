@@ -149,11 +149,13 @@ class Task:
     """All videos of a finished video task."""
     buttons: tuple[Button, ...] = field(default=(), converter=tuple[Button, ...])
     """What can be pressed next, in Midjourney's order."""
+    base_url: str = field(default="", repr=False, eq=False)
+    """The base URL of the client that received it. A notebook shows pictures of this origin, even if it is loopback."""
     raw: models.Task = field(factory=models.Task, repr=False, eq=False)
     """The generated model: every field as it was sent, unknown ones too; `to_dict()` gives JSON."""
 
     @classmethod
-    def from_model(cls, task: models.Task, task_id: str = "") -> Self:
+    def from_model(cls, task: models.Task, task_id: str = "", base_url: str = "") -> Self:
         """The task that a generated model holds; `task_id` is the one asked for, should the model have none."""
         status = TaskStatus(as_text(task.status) or TaskStatus.ACCEPTED)
         properties = task.properties if isinstance(task.properties, models.TaskProperties) else None
@@ -181,6 +183,7 @@ class Task:
             video_url=as_text(task.video_url),
             video_urls=filter(None, videos),
             buttons=(b for b in buttons if b.custom_id or b.label or b.emoji),
+            base_url=base_url,
             raw=task,
         )
 
@@ -195,7 +198,10 @@ class Task:
         return cls(**ours)
 
     def to_dict(self) -> dict[str, Json]:
-        """The task under our names, ready for JSON: times are ISO 8601, `done` is added, `raw` is left out."""
+        """The task under our names, ready for JSON.
+
+        Times are ISO 8601, `done` is added, and `raw` and `base_url` are left out.
+        """
         values: dict[str, Any] = {name: getattr(self, name) for name in _NAMES}
         values |= {name: values[name] and values[name].isoformat() for name in _TIMES}
         values["video_urls"] = list(self.video_urls)
@@ -260,7 +266,7 @@ class Task:
         return card(self)
 
 
-_NAMES = [attribute.name for attribute in fields(Task) if attribute.name != "raw"]
+_NAMES = [attribute.name for attribute in fields(Task) if attribute.name not in ("base_url", "raw")]
 _BUTTON_NAMES = [attribute.name for attribute in fields(Button) if attribute.name != "raw"]
 _TIMES = ("submitted_at", "started_at", "finished_at")
 

@@ -72,6 +72,7 @@ T = TypeVar("T")
 class GatewayState:
     """What a client knows about its gateway, from one wait to the next."""
 
+    base_url: str = ""
     cycle: RefreshCycle = Factory(RefreshCycle)
     task_seen_at: float = -inf
     """When any task was last received."""
@@ -80,6 +81,10 @@ class GatewayState:
     list_absent_until: float = -inf
     """Until when tasks are fetched in a request each, since the gateway has no list."""
     _unknown: set[str] = Factory(set[str])
+
+    def task(self, row: Row, task_id: str) -> Task:
+        """The task as the server sent it; `task_id` is the one asked for, should the row have none."""
+        return Task.from_model(models.Task.from_dict(row), task_id, self.base_url)
 
     def on_status(self, status: TaskStatus) -> None:
         """Logs a status that is not listed, once."""
@@ -194,7 +199,7 @@ class Watch:
         """Records the task as the server sent it."""
         now, last, state = self._terms.clock(), self.task, self._terms.state
         same = last if row == self._row else None  # a conversion takes longer than all the rest
-        task = same or task_from_row(row, self.task_id)
+        task = same or state.task(row, self.task_id)
         changed = not same and (not last or _visible(last) != _visible(task))
         if last and changed:
             self._changed_in = state.cycle.record_change(
@@ -440,11 +445,6 @@ class Schedule:
             self._polled.append(watch)
         self._heap.clear()
         self._return_polled()
-
-
-def task_from_row(row: Row, task_id: str) -> Task:
-    """The task as the server sent it; `task_id` is the one asked for, should the row have none."""
-    return Task.from_model(models.Task.from_dict(row), task_id)
 
 
 def live_rows(rows: Iterable[object]) -> dict[str, Row]:
