@@ -4,7 +4,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo generate drift lint types test coverage docs check bench look clean
+.PHONY: help demo generate drift lint types test coverage docs dist check bench look clean
 
 help:  ## Show this list
 	@awk -F ':.*##' '/^[a-z]+:.*##/ {printf "  make %-9s%s\n", $$1, $$2}' Makefile
@@ -37,7 +37,14 @@ docs: $(READY)  ## Make build/site: the pages, and the API
 	@cp -r *.md LICENSE docs benchmarks examples build/pages
 	@zensical build --clean --strict
 
-check: drift lint types coverage  ## Everything that CI runs (the tests make the docs)
+dist: $(READY)  ## Build dist/, check it, and run what the wheel installs
+	@rm -rf dist build/wheel && mkdir -p build
+	@python -m build --outdir dist >build/dist.log 2>&1 || (cat build/dist.log && false)
+	@check-wheel-contents dist/*.whl
+	@pip install --quiet --no-deps --target build/wheel dist/*.whl
+	@cd build/wheel && PYTHONPATH=. bin/anyapi-midjourney fetch 1730621826053455 --sandbox --quiet
+
+check: drift lint types dist coverage  ## Everything that CI runs (the tests make the docs)
 
 bench: $(READY)  ## Measure against plain httpx, the generated client, runwayml and others (ten minutes)
 	@python benchmarks/fetch.py
