@@ -118,7 +118,7 @@ class Midjourney(Operations[httpx.Client]):
 
         A submission costs money each time it arrives, so it is sent once. It is sent again, up to `max_retries` times,
         only when nothing can have arrived: if the connection could not be made, or after 429 or 503 with
-        `system_cpu_overloaded`. The response may take 90 s, since the gateway itself waits 60 s.
+        `system_cpu_overloaded`. The response may take 90 s, since the gateway itself waits 60 s. Added in 0.2.
 
         Args:
             prompt: What to draw, with its parameters: "a pig on the moon --v 7". It is sent as it is.
@@ -145,7 +145,7 @@ class Midjourney(Operations[httpx.Client]):
         """Presses a button of a task that has succeeded, and returns the accepted task. It costs what `imagine` costs.
 
         A button that opens a window (`button.opens_modal`, such as Vary (Region)) leads to a task in MODAL: answer it
-        with `answer_modal`, then wait for it.
+        with `answer_modal`, then wait for it. Added in 0.2.
 
         Args:
             task: The task, or its id, which is fetched first.
@@ -164,7 +164,7 @@ class Midjourney(Operations[httpx.Client]):
         return self._run(self._press(task, button, state))
 
     def answer_modal(self, task: Task | str, *, prompt: str | None = None, mask: Image | None = None) -> Task:
-        """Answers the window of a task in MODAL, and returns the task, which has the same id.
+        """Answers the window of a task in MODAL, and returns the task, which has the same id. Added in 0.2.
 
         Args:
             task: The task, or its id.
@@ -176,7 +176,10 @@ class Midjourney(Operations[httpx.Client]):
         return self._run(self._submit(_submission.answer_modal(self._id(task), prompt, mask)))
 
     def describe(self, image: Image, *, bot_type: str | None = None, state: str | None = None) -> Task:
-        """Submits an image to describe. The descriptions are the finished task's `final_prompt`. See `imagine`."""
+        """Submits an image to describe. The descriptions are the finished task's `final_prompt`. See `imagine`.
+
+        Added in 0.2.
+        """
         return self._run(self._submit(_submission.describe(image, bot_type, state)))
 
     def blend(
@@ -189,12 +192,15 @@ class Midjourney(Operations[httpx.Client]):
     ) -> Task:
         """Submits two to five images to blend into one picture. See `imagine`.
 
-        `dimensions` is "PORTRAIT", "SQUARE" or "LANDSCAPE".
+        `dimensions` is "PORTRAIT", "SQUARE" or "LANDSCAPE". Added in 0.2.
         """
         return self._run(self._submit(_submission.blend(images, dimensions, bot_type, state)))
 
     def shorten(self, prompt: str, *, bot_type: str | None = None, state: str | None = None) -> Task:
-        """Submits a prompt to shorten. Shorter versions are the finished task's `final_prompt`. See `imagine`."""
+        """Submits a prompt to shorten. Shorter versions are the finished task's `final_prompt`. See `imagine`.
+
+        Added in 0.2.
+        """
         return self._run(self._submit(_submission.shorten(prompt, bot_type, state)))
 
     def fetch(self, task: Task | str) -> Task:
@@ -220,6 +226,7 @@ class Midjourney(Operations[httpx.Client]):
 
         An id that the list lacks is first fetched in a request of its own: the gateway answers an empty list after a
         database fault (new-api's `model/midjourney.go`). It raises the errors of `fetch`, except `TaskNotFoundError`.
+        Added in 0.2.
         """
         return self._run(self._fetch_many(tasks))
 
@@ -276,7 +283,7 @@ class Midjourney(Operations[httpx.Client]):
         Args:
             tasks: Tasks or ids. An id that comes twice has one outcome.
             timeout: Seconds for all of them together, from now, including the time between two outcomes.
-            on_change: Called with a task at first sight and at each change, before its outcome is given.
+            on_change: Called with a task at first sight and at each change, before its outcome is given. Added in 0.2.
 
         Raises:
             ConfigurationError: Not an iterable of tasks or ids, or not a timeout. An id that cannot be one has this

@@ -92,7 +92,7 @@ class TaskAction(_OpenStrEnum):
 
     @property
     def makes_words(self) -> bool:
-        """Whether the result is words, in the task's `final_prompt`, and not a picture."""
+        """Whether the result is words, in the task's `final_prompt`, and not a picture. Added in 0.2."""
         return self in (TaskAction.DESCRIBE, TaskAction.SHORTEN)
 
 
@@ -150,7 +150,10 @@ class Task:
     buttons: tuple[Button, ...] = field(default=(), converter=tuple[Button, ...])
     """What can be pressed next, in Midjourney's order."""
     base_url: str = field(default="", repr=False, eq=False)
-    """The base URL of the client that received it. A notebook shows pictures of this origin, even if it is loopback."""
+    """The base URL of the client that received it: a notebook shows pictures of its origin, even if it is loopback.
+
+    Added in 0.2.
+    """
     raw: models.Task = field(factory=models.Task, repr=False, eq=False)
     """The generated model: every field as it was sent, unknown ones too; `to_dict()` gives JSON."""
 
@@ -189,7 +192,7 @@ class Task:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> Self:
-        """The task that `to_dict` was called on, or the one that the server's own JSON object holds."""
+        """The task that `to_dict` was called on, or the one that the server's own JSON object holds. Added in 0.2."""
         if "done" not in values:
             return cls.from_model(models.Task.from_dict(values))
         ours: dict[str, Any] = {name: values[name] for name in _NAMES if name in values}
@@ -200,7 +203,7 @@ class Task:
     def to_dict(self) -> dict[str, Json]:
         """The task under our names, ready for JSON.
 
-        Times are ISO 8601, `done` is added, and `raw` and `base_url` are left out.
+        Times are ISO 8601, `done` is added, and `raw` and `base_url` are left out. Added in 0.2.
         """
         values: dict[str, Any] = {name: getattr(self, name) for name in _NAMES}
         values |= {name: values[name] and values[name].isoformat() for name in _TIMES}
@@ -226,7 +229,10 @@ class Task:
 
     @property
     def status_name(self) -> str:
-        """The status as people read it: "ACCEPTED" if there is none yet, or "FAILURE" if there is only a reason."""
+        """The status as people read it: "ACCEPTED" if there is none yet, or "FAILURE" if there is only a reason.
+
+        Added in 0.2.
+        """
         return self.status or ("FAILURE" if self.failed else "ACCEPTED")
 
     @property
@@ -241,7 +247,10 @@ class Task:
 
     @property
     def picture_url(self) -> str | None:
-        """What `download` saves: the video if there is one, else the picture; None until the task has succeeded."""
+        """What `download` saves: the video if there is one, else the picture; None until the task has succeeded.
+
+        Added in 0.2.
+        """
         urls = (self.video_url, *self.video_urls, self.image_url) if self.succeeded else ()
         return next(filter(None, urls), None)
 

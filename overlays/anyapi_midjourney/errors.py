@@ -50,7 +50,10 @@ class MidjourneyError(Exception):
 
     @property
     def is_transient(self) -> bool:
-        """Whether the same request may succeed later: after a lost connection, a timeout, 408, 429, 5xx, or HTML."""
+        """Whether the same request may succeed later: after a lost connection, a timeout, 408, 429, 5xx, or HTML.
+
+        Added in 0.2.
+        """
         return False
 
 
@@ -166,7 +169,10 @@ class InvalidResponseError(APIResponseError):
 
 
 class SubmissionError(MidjourneyError):
-    """A submission failed. `is_transient` is False: a submission costs money each time it arrives."""
+    """A submission failed. `is_transient` is False: a submission costs money each time it arrives.
+
+    Added in 0.2, with the errors below it.
+    """
 
     @property
     def is_transient(self) -> bool:
