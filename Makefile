@@ -32,7 +32,8 @@ test: $(READY)  ## Run the tests
 coverage: $(READY)  ## Run the tests, and fail if they miss more than 5 % of the package's branches
 	@pytest -n 4 --cov --cov-report=term
 
-docs: $(READY)  ## Make build/site: the pages, and the API
+docs: $(READY)  ## Make build/site, of the pages and the API, and the picture of the README
+	@python tests/terminal.py docs/demo.svg
 	@rm -rf build/pages build/site && mkdir -p build/pages
 	@cp -r *.md LICENSE docs benchmarks examples build/pages
 	@zensical build --clean --strict
@@ -51,7 +52,7 @@ bench: $(READY)  ## Measure against plain httpx, the generated client, runwayml 
 	@python benchmarks/footprint.py
 	@python benchmarks/waiting.py
 
-look: $(READY)  ## Look at notebook cards in Chromium, ordinary and hostile ones; needs Chromium
+look: docs  ## Take pictures of cards, terminals and the site in build/look, and check them; needs Chromium
 	@python tests/look.py
 
 clean:  ## Remove all that was installed, built or cached here

@@ -1,6 +1,7 @@
-"""Opens the notebook's cards in a real browser. Fails if a task has an effect there. `make look` keeps the screenshots.
+"""Takes pictures of all that people see: cards, the terminal, the README's picture and the site of `make docs`.
 
-Ordinary and hostile tasks are shown in light and dark, wide and narrow. No request leaves the machine.
+Fails if a task has an effect in a browser, if a request would leave the machine, or if a page is wider than its window.
+Cards show ordinary and hostile tasks, in light and dark, wide and narrow.
 """
 
 from __future__ import annotations
@@ -11,16 +12,19 @@ import shutil
 import sys
 from base64 import b64decode
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 import httpx
 from playwright.sync_api import sync_playwright
+from rich.text import Text
 
 from anyapi_midjourney import AsyncMidjourney, Task, sandbox
 from anyapi_midjourney._notebook import card
 from anyapi_midjourney_generated import models
 from clients import EXAMPLE, ROOT, example
+from terminal import Terminal, environment, picture, run
 from test_notebook import NO_ADDRESSES, PICTURE, RUNS, TASKS, WORDS, crowd, with_address, with_word
 
 if TYPE_CHECKING:
@@ -193,6 +197,51 @@ def tiles(page: Page) -> dict[str, Any]:
     return {f"{n}": {"x": 0, "y": y, "width": width, "height": min(TILE, height - y)} for n, y in enumerate(tops, 1)}
 
 
+def terminals() -> Iterator[tuple[str, str]]:
+    """Pictures of the command in terminals of 80 and of 40 columns, with the names of their files."""
+    with sandbox.serve(speed=100) as base_url, TemporaryDirectory() as name:
+        folder = Path(name)
+        for width in (80, 40):
+            terminal = Terminal(environment(base_url), "wait", "never", "modal", "--timeout", "3", size=(12, width))
+            terminal.read("MODAL")
+            yield f"bars-{width}", picture(Text(terminal.screen), width)
+            terminal.close()
+            words = ["success", "describe", "failure", "upscale", "nowhere", "a/b", "--save", f"{width}", "--show"]
+            run(base_url, "wait", *words, folder=folder, width=width)
+            yield f"wait-{width}", picture(run(base_url, "wait", *words, folder=folder, width=width), width)
+            yield f"help-{width}", picture(run(base_url, "wait", "--help", folder=folder, width=width), width)
+
+
+def photograph(
+    browser: Browser, path: Path, name: str, *, width: int = 1000, theme: Literal["light", "dark"]
+) -> list[str]:
+    """Takes a picture of a file. Returns what is wrong with it."""
+    with browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme) as context:
+        page, asked = context.new_page(), list[str]()
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(path.as_uri())
+        height = min(page.evaluate("document.documentElement.scrollHeight"), TILE)
+        page.set_viewport_size({"width": width, "height": height})  # Chromium never ends a full page of a bare SVG
+        page.screenshot(path=SHOTS / f"{name}.png")
+        findings = [f"{name}: asks for {url}" for url in asked if not url.startswith(("file:", "data:"))]
+        if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
+            findings.append(f"{name}: is wider than its window")
+    return findings
+
+
+def others(browser: Browser) -> Iterator[str]:
+    """Takes pictures of all but cards. Gives what is wrong with them."""
+    yield from photograph(browser, ROOT / "docs/demo.svg", "readme", theme="light")
+    for name, drawn in terminals():
+        path = SHOTS / f"{name}.svg"
+        path.write_text(drawn, encoding="utf-8")
+        yield from photograph(browser, path, name, theme="light")
+    for path in (ROOT / "build/site").rglob("*.html"):
+        for theme in ("light", "dark"):
+            for kind, width in WIDTHS.items():
+                yield from photograph(browser, path, f"site-{path.stem}-{theme}-{kind}", width=width, theme=theme)
+
+
 def main() -> int:
     """Checks every page. Returns 1 if anything is wrong, 2 if there is no browser."""
     names = ("chromium", "chromium-browser", "google-chrome")
@@ -205,6 +254,7 @@ def main() -> int:
     pages = [(tasks, kind, theme, width) for kind, tasks in galleries.items() for theme in THEMES for width in WIDTHS]
     with sync_playwright() as playwright, playwright.chromium.launch(executable_path=path, args=ARGUMENTS) as browser:
         findings = [finding for page in pages for finding in look(browser, *page)]
+        findings += others(browser)
     sys.stderr.writelines(f"{finding}\n" for finding in findings)
     sys.stdout.write(f"{len(pages)} pages, {len(findings)} findings; the screenshots are in {SHOTS}\n")
     return 1 if findings else 0

@@ -3,22 +3,18 @@
 import io
 import json
 import os
-import pty
 import re
-import select
 import shlex
 import signal
 import socket
 import subprocess
 import sys
-import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import httpx
-import pyte
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
@@ -28,10 +24,11 @@ from anyapi_midjourney import _operations, _waiting, sandbox
 from anyapi_midjourney.__main__ import main as start
 from anyapi_midjourney.cli import main
 from clients import CASES, EXAMPLE, KEY, listening, says
+from terminal import COMMAND, Terminal
+from terminal import environment as user_environment
 
 ID = sandbox.EXAMPLE_ID
 HOSTILE = "a\rb\x0bc\x85d\u2028e\x1b]0;title\x07\x1b[2J[red]x[/red]\r\n\x9b31m\u202emoc.live[link=file:///etc/passwd]y"
-COMMAND = [sys.executable, "-m", "anyapi_midjourney"]
 Run = Callable[..., Result]
 
 
@@ -78,12 +75,6 @@ def responds(httpx_mock: HTTPXMock) -> Callable[..., None]:
         httpx_mock.add_response(text=content, status_code=http_status, is_reusable=True)
 
     return responds
-
-
-def environment(base_url: str, **more: str) -> dict[str, str]:
-    unwanted = ("NO_COLOR", "FORCE_COLOR", "PYTHONUNBUFFERED")
-    inherited = {name: value for name, value in os.environ.items() if name not in unwanted}
-    return inherited | {"ANYAPI_BASE_URL": base_url, "ANYAPI_API_KEY": KEY, "TERM": "xterm-256color"} | more
 
 
 def test_fetch_shows_a_task_in_lines(run: Run) -> None:
@@ -278,9 +269,8 @@ def test_a_task_without_a_picture_is_a_failure_unless_it_makes_words(
 
 
 def test_quiet_shows_errors_only(run: Run) -> None:
-    result = run("wait", ID, "failure", "--quiet", "--timeout", "0")
-    assert (result.exit_code, result.stdout) == (4, "")
-    run("fetch", "failure")
+    for _ in range(2):  # submitted and ended
+        run("fetch", "failure")
     result = run("wait", ID, "failure", *(f"{ID}x{n}" for n in range(12)), "--quiet", "--timeout", "0")
     assert result.stdout == ""
     assert result.stderr.startswith('failure: "[Invalid parameter] Invalid value"')
@@ -341,59 +331,16 @@ def test_an_unencrypted_key_is_warned_of_in_one_line(run: Run, responds: Callabl
     assert result.stderr == "The API key goes to gateway.example unencrypted: use https.\n"
 
 
-class Terminal:
-    """The command in a terminal of its own."""
+def environment(base_url: str, **more: str) -> dict[str, str]:
+    return user_environment(base_url, KEY, **more)
 
-    def __init__(
-        self, base_url: str, *arguments: str, stdout: Any = None, cwd: Path | None = None, **more: str
-    ) -> None:
-        self.end, other = pty.openpty()
-        termios.tcsetwinsize(other, (40, 80))
-        options: dict[str, Any] = {"stdin": other, "stdout": stdout or other, "stderr": other, "cwd": cwd}
-        env = environment(base_url, **more)
-        self.process = subprocess.Popen([*COMMAND, *arguments], env=env, start_new_session=True, **options)
-        os.close(other)
-        self._bytes = b""
 
-    @property
-    def shown(self) -> str:
-        return self._bytes.decode(errors="replace")
-
-    @property
-    def screen(self) -> str:
-        """What the screen shows now."""
-        return "\n".join(line.rstrip() for line in self._emulated().display)
-
-    @property
-    def hides_cursor(self) -> bool:
-        return bool(self._emulated().cursor.hidden)
-
-    def _emulated(self) -> pyte.Screen:
-        screen = pyte.Screen(80, 40)
-        pyte.ByteStream(screen).feed(self._bytes)
-        return screen
-
-    def read(self, until: str = "\0", seconds: float = 20) -> None:
-        """Reads until a text is shown, or the command has ended."""
-        end = time.monotonic() + seconds
-        while until not in self.shown and time.monotonic() < end:
-            if select.select([self.end], [], [], 0.1)[0]:
-                try:
-                    self._bytes += os.read(self.end, 65536)
-                except OSError:  # the other end is closed
-                    break
-            elif self.process.poll() is not None:
-                break
-
-    def close(self) -> int:
-        """The exit code, once the command has ended."""
-        self.read()
-        os.close(self.end)
-        return self.process.wait(10)
+def terminal_of(base_url: str, *arguments: str, stdout: Any = None, cwd: Path | None = None, **more: str) -> Terminal:
+    return Terminal(environment(base_url, **more), *arguments, stdout=stdout, cwd=cwd)
 
 
 def test_bars_move_and_leave_no_trace_on_the_screen(base_url: str) -> None:
-    terminal = Terminal(base_url, "wait", "never", "modal", ID, "a/b", "--timeout", "1")
+    terminal = terminal_of(base_url, "wait", "never", "modal", ID, "a/b", "--timeout", "1")
     terminal.read("MODAL")
     assert re.search(r"never .*99%", terminal.shown)
     assert terminal.close() == 4
@@ -407,7 +354,7 @@ def test_bars_move_and_leave_no_trace_on_the_screen(base_url: str) -> None:
 def test_lines_break_between_words_and_between_buttons(base_url: str, run: Run) -> None:
     words = "a pig in a spacesuit that looks back at the earth from a crater of the moon " * 3
     task_id = run("imagine", f"{words} {'x' * 90}", "--no-wait").stdout.strip()
-    terminal = Terminal(base_url, "wait", task_id, "upscale", "a/b", "--timeout", "1")
+    terminal = terminal_of(base_url, "wait", task_id, "upscale", "a/b", "--timeout", "1")
     assert terminal.close() == 2
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b]8;[^\x1b]*\x1b\\", "", terminal.shown)
     assert [line.strip() for line in re.split("[\r\n]+", shown) if len(line) > 80] == ["x" * 90]
@@ -422,7 +369,7 @@ def test_an_interruption_restores_the_terminal_and_says_how_to_go_on(
     (tmp_path / "it's").mkdir()
     (tmp_path / "it's" / f"{ID}.mp4").write_bytes(b"saved before")
     words = ["never", ID, "modal", "--save", "it's", "--show", "--timeout", "60"]
-    terminal = Terminal(base_url, "wait", *words, cwd=tmp_path)
+    terminal = terminal_of(base_url, "wait", *words, cwd=tmp_path)
     terminal.read("cannot show the picture")
     terminal.read("IN_PROGRESS")
     for _ in range(2):  # people press ^C twice, and the terminal echoes it
@@ -462,7 +409,7 @@ def test_an_interrupted_download_leaves_no_part_of_a_file(tmp_path: Path, number
 
 
 def test_a_command_whose_terminal_is_closed_exits_with_129(base_url: str) -> None:
-    terminal = Terminal(base_url, "wait", "never")
+    terminal = terminal_of(base_url, "wait", "never")
     terminal.read("IN_PROGRESS")
     os.close(terminal.end)
     terminal.process.send_signal(signal.SIGHUP)
@@ -495,7 +442,7 @@ def test_a_signal_while_ids_are_read_ends_the_command(monkeypatch: pytest.Monkey
 
 def test_more_than_a_dozen_tasks_share_one_bar_on_stderr(base_url: str, tmp_path: Path) -> None:
     with (tmp_path / "out").open("w") as file:
-        terminal = Terminal(base_url, "wait", *(f"never-{n}" for n in range(13)), "--timeout", "0.2", stdout=file)
+        terminal = terminal_of(base_url, "wait", *(f"never-{n}" for n in range(13)), "--timeout", "0.2", stdout=file)
         assert terminal.close() == 4
     assert "13 tasks" in terminal.shown
     assert "━" in terminal.shown
@@ -506,14 +453,14 @@ def test_more_than_a_dozen_tasks_share_one_bar_on_stderr(base_url: str, tmp_path
 def test_there_are_no_bars_while_stdout_is_a_pipe(base_url: str) -> None:
     read, write = os.pipe()
     with open(read, "rb"), open(write, "wb") as pipe:  # noqa: PTH123
-        terminal = Terminal(base_url, "wait", "never", "--timeout", "0.2", stdout=pipe)
+        terminal = terminal_of(base_url, "wait", "never", "--timeout", "0.2", stdout=pipe)
         assert terminal.close() == 4
     assert "━" not in terminal.shown
 
 
 @pytest.mark.parametrize(("more", "unwanted"), [({"TERM": "dumb"}, r"\x1b"), ({"NO_COLOR": "1"}, r"\x1b\[[\d;]*3\d")])
 def test_plain_terminals_are_respected(base_url: str, more: dict[str, Any], unwanted: str) -> None:
-    terminal = Terminal(base_url, "wait", "never", ID, "--timeout", "0.5", **more)
+    terminal = terminal_of(base_url, "wait", "never", ID, "--timeout", "0.5", **more)
     assert terminal.close() == 4
     assert not re.search(unwanted, terminal.shown)
 
@@ -535,11 +482,11 @@ def test_a_closed_pipe_exits_with_141_and_a_full_disk_with_1(base_url: str) -> N
 
 def test_a_picture_is_drawn_unless_it_fills_many_screens(base_url: str, run: Run, tmp_path: Path) -> None:
     run("fetch", "success-show")
-    terminal = Terminal(base_url, "wait", "success-show", "--show", COLORTERM="truecolor")
+    terminal = terminal_of(base_url, "wait", "success-show", "--show", COLORTERM="truecolor")
     assert terminal.close() == 0
     assert "▀" in terminal.shown
     Image.new("1", (1, 60_000)).save(tmp_path / f"{ID}.png")
-    terminal = Terminal(base_url, "wait", ID, "--save", ".", "--show", cwd=tmp_path)
+    terminal = terminal_of(base_url, "wait", ID, "--save", ".", "--show", cwd=tmp_path)
     assert terminal.close() == 0
     assert "1 × 60000 pixels are too many" in terminal.shown
 

@@ -208,7 +208,7 @@ def test_each_of_many_tasks_survives_a_list_with_a_fault(client: Client, name: s
     lists: list[Response] = [FAULTS[name].response, [http(200, [b, a])]]
     with Server(a=[[http(200, a)]], b=[[http(200, b)]], **{"list-by-condition": lists}) as server:
         found = ask(
-            client, server, lambda mj: mj.as_completed(["a", "b"], timeout=30), timeout=0.02 if "hangs" in name else 9
+            client, server, lambda mj: mj.as_completed(["a", "b"], timeout=30), timeout=0.1 if "hangs" in name else 9
         )
     assert sorted(task_id for task_id, outcome in found if isinstance(outcome, Task)) == ["a", "b"]
 

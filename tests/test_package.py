@@ -138,7 +138,7 @@ def make(target: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_the_demo_submits_waits_presses_and_saves_both_pictures() -> None:
+def test_make_demo_submits_waits_presses_and_saves_both_pictures() -> None:
     result = make("demo")
     grid, single = sorted((ROOT / "build/demo").glob("*.png"))
     assert f"$ anyapi-midjourney press {grid.stem} U2" in result.stdout
@@ -147,7 +147,9 @@ def test_the_demo_submits_waits_presses_and_saves_both_pictures() -> None:
 
 
 def test_make_docs_makes_a_site_of_all_pages_and_of_every_public_name_with_its_docstring() -> None:
+    picture = (ROOT / "docs/demo.svg").read_bytes()
     make("docs")
+    assert (ROOT / "docs/demo.svg").read_bytes() == picture  # it was made by the command as it is now
     site = ROOT / "build/site"
     for name in PAGES:
         assert (site / re.sub(r"README(?=\.md)", "index", name)).with_suffix(".html").exists()
