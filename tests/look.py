@@ -202,13 +202,18 @@ def terminals() -> Iterator[tuple[str, str]]:
     with sandbox.serve(speed=100) as base_url, TemporaryDirectory() as name:
         folder = Path(name)
         for width in (80, 40):
-            terminal = Terminal(environment(base_url), "wait", "never", "modal", "--timeout", "3", size=(12, width))
+            terminal = Terminal(
+                environment(base_url), "wait", "never-182605345", "modal", "--timeout", "3", size=(12, width)
+            )
             terminal.read("MODAL")
             yield f"bars-{width}", picture(Text(terminal.screen), width)
             terminal.close()
-            words = ["success", "describe", "failure", "upscale", "nowhere", "a/b", "--save", f"{width}", "--show"]
-            run(base_url, "wait", *words, folder=folder, width=width)
-            yield f"wait-{width}", picture(run(base_url, "wait", *words, folder=folder, width=width), width)
+            words = ["wait", "upscale", "describe", "failure", "nowhere", "a/b", "--timeout", "1"]
+            run(base_url, *words, folder=folder)  # they are submitted now, and have ended soon
+            yield (
+                f"wait-{width}",
+                picture(run(base_url, *words, "--save", f"{width}", folder=folder, width=width), width),
+            )
             yield f"help-{width}", picture(run(base_url, "wait", "--help", folder=folder, width=width), width)
 
 
@@ -239,7 +244,8 @@ def others(browser: Browser) -> Iterator[str]:
     for path in (ROOT / "build/site").rglob("*.html"):
         for theme in ("light", "dark"):
             for kind, width in WIDTHS.items():
-                yield from photograph(browser, path, f"site-{path.stem}-{theme}-{kind}", width=width, theme=theme)
+                name = "-".join(path.relative_to(ROOT / "build/site").with_suffix("").parts)
+                yield from photograph(browser, path, f"site-{name}-{theme}-{kind}", width=width, theme=theme)
 
 
 def main() -> int:

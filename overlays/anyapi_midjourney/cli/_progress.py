@@ -54,7 +54,10 @@ class Screen(logging.Handler):
         self._told = set[str]()
         self._live: Live | None = None
         name, status = (TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[status]"))
-        self._bars = Progress(name, BarColumn(bar_width=None), TaskProgressColumn(), status, TimeElapsedColumn())
+        if self._err.width < 60:  # the name and the status of a task need 40 columns with the percentage
+            self._bars = Progress(name, TaskProgressColumn(), status)
+        else:
+            self._bars = Progress(name, BarColumn(bar_width=None), TaskProgressColumn(), status, TimeElapsedColumn())
         self._rows: dict[str, TaskID] = {}
 
     def follow(self, task_ids: Collection[str]) -> None:
