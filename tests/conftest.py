@@ -14,8 +14,11 @@ hypothesis.settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests mostly sleep: they start first, so that others run beside them."""
+    """Slow tests start first, so that others run beside them, and are not measured, which makes them slower still."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker("no_cover")
 
 
 @pytest.fixture(params=["sync", "asyncio", "trio"])

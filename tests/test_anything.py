@@ -55,6 +55,7 @@ def use_task(task: Task) -> None:
         use(part)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sync", "asyncio"])
 @settings(max_examples=EXAMPLES)
 @given(status=STATUSES, headers=HEADERS, chunks=st.lists(BODIES, max_size=2), fault=st.none() | FAULTS)
@@ -70,6 +71,7 @@ def test_any_response_whole_or_not_is_a_task_or_a_midjourney_error(
         use_task(task)
 
 
+@pytest.mark.slow
 @settings(max_examples=EXAMPLES)
 @given(TASKS)
 def test_any_object_is_a_task_that_its_own_dict_gives_back(body: dict[str, Any]) -> None:

@@ -372,9 +372,8 @@ def test_an_interruption_restores_the_terminal_and_says_how_to_go_on(
     terminal = terminal_of(base_url, "wait", *words, cwd=tmp_path)
     terminal.read("cannot show the picture")
     terminal.read("IN_PROGRESS")
-    for _ in range(2):  # people press ^C twice, and the terminal echoes it
-        if number == signal.SIGINT:
-            os.write(terminal.end, b"\x03")
+    for _ in range(2 if number == signal.SIGINT else 1):  # people press ^C twice, and the terminal echoes it
+        os.write(terminal.end, b"\x03" if number == signal.SIGINT else b"")
         terminal.process.send_signal(number)
     assert terminal.close() == 128 + number
     assert "Interrupted with 2 left. To go on:" in terminal.shown

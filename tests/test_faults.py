@@ -266,6 +266,6 @@ def test_a_wait_returns_half_a_second_after_its_timeout_whatever_the_server_does
 
     with ThreadPoolExecutor(len(CASES)) as threads:  # they take their time all at once
         seconds = dict(zip(CASES, threads.map(back, CASES), strict=True))
-    late = {case: after for case, after in seconds.items() if not 0.9 < after < 1.8}  # 1.5, and a busy machine
+    late = {case: after for case, after in seconds.items() if not 0.9 < after < 2.4}  # 1.5, and a busy machine
     assert late.keys() <= set(LATE)
-    assert all(after < 2.6 for after in late.values())
+    assert all(after < 3.5 for after in late.values())

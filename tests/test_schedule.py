@@ -7,9 +7,10 @@ import json
 import tracemalloc
 from collections import defaultdict
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import hypothesis.strategies as st
+import pytest
 from attrs import Factory, define
 from hypothesis import given
 
@@ -26,9 +27,6 @@ from anyapi_midjourney._waiting import (
     Watch,
 )
 from clients import EXAMPLE
-
-if TYPE_CHECKING:
-    import pytest
 
 TRANSIENT: dict[str, errors.MidjourneyError] = {
     "lost": errors.APIConnectionError("reset"),
@@ -211,6 +209,7 @@ def body(task_id: str) -> dict[str, Any]:
     return values
 
 
+@pytest.mark.slow
 def test_a_waiting_task_takes_at_most_4_kib() -> None:
     waiting(500)
     gc.collect()

@@ -238,6 +238,7 @@ def test_a_response_that_comes_after_the_deadline_counts(wait: Wait, clock: Cloc
     assert clock.now - 1000 > 4.9
 
 
+@pytest.mark.slow
 def test_without_a_timeout_a_wait_survives_an_outage_of_hours(wait: Wait, clock: Clock) -> None:
     assert wait([RUNNING, *[reset] * 1100, *[RUNNING] * 1000, GOOD], timeout=None).succeeded
     assert clock.now - 1000 > 2 * 3600
@@ -452,6 +453,7 @@ def test_a_list_that_has_strange_elements_harms_no_task(client: Client, gateway:
     assert len(gateway.polls) == 1
 
 
+@pytest.mark.slow
 def test_thousands_of_tasks_and_one_database_fault_make_few_requests(client: Client, gateway: Gateway) -> None:
     gateway.instead = lambda now, _: reply([]) if 4 < now < 5 else None
     number = 10_000 if client.name == "sync" else 2_000
@@ -462,6 +464,7 @@ def test_thousands_of_tasks_and_one_database_fault_make_few_requests(client: Cli
     assert max(len(ids) for _, _, ids in gateway.polls) == 500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("start", "response"), [(-1, BUSY), (4, NOT_FOUND)])
 def test_a_lasting_database_fault_makes_no_storm(client: Client, gateway: Gateway, start: float, response: Any) -> None:
     def instead(now: float, request: httpx.Request) -> Any:
@@ -524,6 +527,7 @@ def test_three_responses_about_another_task_end_a_wait(client: Client, gateway: 
 ABSENT = [reply("", 404), reply("", 405), reply("", 501), PAGE, reply({"data": []})]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("absent", ABSENT)
 def test_an_absent_list_is_tried_again_after_ten_minutes(client: Client, gateway: Gateway, absent: Any) -> None:
     gateway.instead = lambda _, request: absent if request.method == "POST" else None
