@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from pytest_httpx import HTTPXMock
 from anyapi_midjourney import _operations, _waiting, sandbox
 from anyapi_midjourney.__main__ import main as start
 from anyapi_midjourney.cli import main
+from anyapi_midjourney.cli._progress import Screen
 from clients import CASES, EXAMPLE, KEY, listening, says
 from terminal import COMMAND, Terminal
 from terminal import environment as user_environment
@@ -235,6 +237,7 @@ def test_a_picture_that_is_there_is_not_requested_again(run: Run) -> None:
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout == "".join(f"{task_id}  kept {file}\n" for task_id, file in zip(ids, files, strict=True))
     printed = run(*again, "--json", **nowhere).stdout
+    assert run("wait", "x" * 128, ":" * 100, *again[3:], **nowhere).exit_code == 6  # names that no file can have
     saved = [{"id": task_id, "saved": str(file)} for task_id, file in zip(ids, files, strict=True)]
     assert [json.loads(line) for line in printed.splitlines()] == saved
     assert [file.read_bytes() for file in files] == [file.name.encode() for file in files]
@@ -261,8 +264,8 @@ def test_a_task_without_a_picture_is_a_failure_unless_it_makes_words(
     responds(imageUrl="", action=action)
     result = run("wait", ID, "--save", ".")
     assert result.exit_code == code
-    assert "The task has no picture" in result.stderr
-    assert (f"{action} makes words" in result.stderr) == (not code)
+    words = "The task has no picture" if code else f"{ID}: no picture to save, since {action} makes words."
+    assert words in result.stderr
     quiet = run("wait", ID, "--save", ".", "--quiet")
     assert (quiet.exit_code, quiet.stdout, bool(quiet.stderr)) == (code, "", bool(code))
     assert run("wait", ID).exit_code == 0
@@ -322,7 +325,7 @@ def test_a_lasting_fault_is_shown_once_during_the_wait(run: Run) -> None:
     assert result.stderr.count("No response from") == 1
     first, second = result.stderr.splitlines()[1:]
     assert re.fullmatch(r"1: Not done after 1 s: .* The last poll failed with the same error\.", first)
-    assert second == "2: The same error."
+    assert second == "2: The same error as 1."
 
 
 def test_an_unencrypted_key_is_warned_of_in_one_line(run: Run, responds: Callable[..., None]) -> None:
@@ -405,6 +408,22 @@ def test_an_interrupted_download_leaves_no_part_of_a_file(tmp_path: Path, number
             assert process.stderr
             assert b"To go on:" in process.stderr.read()
     assert not list(tmp_path.iterdir())
+
+
+def test_the_first_of_several_signals_counts_and_none_breaks_into_the_cleanup(
+    base_url: str, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    told: list[str] = []
+
+    def interrupted_again(_: object, text: str, *_style: str, **_options: bool) -> None:
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            signal.raise_signal(number)
+        told.append(text)
+
+    monkeypatch.setattr(Screen, "tell", interrupted_again)
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    assert run("wait", "never", ANYAPI_BASE_URL=base_url).exit_code == 143
+    assert told == ["Interrupted with 1 left. To go on:", "anyapi-midjourney wait never"]
 
 
 def test_a_command_whose_terminal_is_closed_exits_with_129(base_url: str) -> None:

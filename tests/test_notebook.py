@@ -89,7 +89,7 @@ ALLOWED = {
     "div": {"dir", "style"},
     "span": {"dir", "style"},
     "a": {"href", "target", "rel", "style"},
-    "img": {"src", "alt", "referrerpolicy", "style"},
+    "img": {"src", "alt", "referrerpolicy", "crossorigin", "style"},
 }
 
 
@@ -128,7 +128,8 @@ class Card(HTMLParser):
         else:
             self._open.append(tag)
         for url in (attributes.get("href"), attributes.get("src")):
-            assert url is None or re.match(r"https://[^/@\s\\]+(/|$)", url) or url.startswith(f"{self.origin}/mj/")
+            is_own = "crossorigin" in attributes and url and url.startswith(f"{self.origin}/mj/image/")
+            assert url is None or is_own or re.match(r"https://[^/@\s\\]+(/|$)", url)
 
     def handle_endtag(self, tag: str) -> None:
         assert self._open.pop() == tag
@@ -211,10 +212,12 @@ def test_pictures_of_the_gateway_itself_are_shown_and_no_others_of_this_machine(
     with sandbox.serve(finished=True) as base_url, Midjourney(sandbox.API_KEY, base_url=f"{base_url}/mj-fast") as mj:
         grid, video = mj.fetch("success"), mj.fetch("video")
     assert [picture["src"] for picture in Card(grid).pictures] == [f"{base_url}/mj/image/success"]
-    assert Card(video).links == [f"{base_url}/mj/image/video"]
-    for other in (f"{base_url}0", "http://127.0.0.1", base_url.replace("//", "//x@"), base_url.replace("127", "128")):
-        shown = Card(evolve(grid, image_url=f"{other}/mj/image/success"))
-        assert (shown.links, shown.pictures) == ([], [])
+    assert "crossorigin" in Card(grid).pictures[0]  # or a browser would send the cookies of a notebook on this host
+    assert Card(grid).links == Card(video).links == []
+    own, others = f"{base_url}/mj/image", [f"{base_url}0", "http://127.0.0.1", base_url.replace("//", "//x@"), ""]
+    refused = [f"{other}/mj/image/success" for other in others]
+    for url in (*refused, f"{base_url}/admin", f"{own}/../admin", f"{own}/x#y", f"{own}/x\\y", f"{own}/{'x' * 9999}"):
+        assert Card(evolve(grid, image_url=url)).pictures == []
 
 
 @pytest.mark.parametrize("url", ["https://v.example/x.mp4", "https://v.example/x.WebM?a#b"])

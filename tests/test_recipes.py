@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from anyapi_midjourney import AsyncMidjourney, Task, WaitTimeoutError, _operations, sandbox
+from anyapi_midjourney._download import file_kind
 from clients import KEY, ROOT, listening, serving
 
 PAGE = (ROOT / "docs/recipes.md").read_text("utf-8")
@@ -93,14 +94,14 @@ def test_the_web_service_responds_with_json_and_with_events(monkeypatch: pytest.
         task = client.get(f"/tasks/{ID}").json()
         assert (task["id"], task["done"], task["status"]) == (ID, True, "SUCCESS")
         assert (client.get("/tasks/unknown").status_code, client.get("/tasks/a b").status_code) == (404, 404)
-        assert "task_no_found" in client.get("/tasks/unknown").json()["error"]
+        assert client.get("/tasks/unknown").json() == {"error": "TaskNotFoundError"}
         assert client.get("/tasks/bad-gateway").status_code == 502
         assert client.get("/tasks/unknown/events").status_code == 404
         events = client.get(f"/tasks/{ID}/events")
         assert events.headers["content-type"].startswith("text/event-stream")
-        assert events.text == f"data: {json.dumps(task)}\n\n"
+        assert events.text == f"data: {json.dumps(task)}\n\nevent: end\ndata: null\n\n"
         monkeypatch.setattr(AsyncMidjourney, "watch", times_out)
-        assert client.get(f"/tasks/{ID}/events").text == 'event: failed\ndata: "Not done"\n\n'
+        assert client.get(f"/tasks/{ID}/events").text == 'event: end\ndata: "WaitTimeoutError"\n\n'
 
 
 @pytest.mark.usefixtures("environment")
@@ -162,11 +163,9 @@ def test_requests_use_the_proxy_that_the_shell_exports(environment: dict[str, st
 
 
 @pytest.mark.usefixtures("environment")
-def test_a_gateway_may_lie_below_a_path_and_have_a_mode(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_gateway_may_lie_below_a_path_and_have_a_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     below = Starlette(routes=[Mount("/below/a/path", sandbox.app(finished=True))])
     with serving(below) as url:
         monkeypatch.setenv("ANYAPI_BASE_URL", f"{url}/below/a/path")
         exec(recipe("Another gateway"), {})
-        assert capsys.readouterr().out.startswith(f"{url}/below/a/path/")
+        assert file_kind(Path("pig.png").read_bytes()) == "png"

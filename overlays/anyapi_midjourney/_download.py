@@ -172,7 +172,9 @@ def file_kind(content: bytes) -> str | None:
 def saved_picture(task_id: str, folder: Path) -> Path | None:
     """The file that an earlier download of a task left in a folder."""
     files = [folder / f"{_stem(task_id)}.{ending}" for ending in _KIND.groupindex]
-    return next((f for f in files if f.is_file() and not f.is_symlink() and f.stat().st_size), None)
+    with suppress(OSError):  # a name may be too long
+        return next((f for f in files if f.is_file() and not f.is_symlink() and f.stat().st_size), None)
+    return None
 
 
 def absolute_url(task: Task, base_url: httpx.URL) -> httpx.URL:
@@ -194,7 +196,8 @@ def absolute_url(task: Task, base_url: httpx.URL) -> httpx.URL:
         is_default = is_loopback(url.host) or not (url.scheme or url.host)
     except (httpx.InvalidURL, UnicodeError):  # idna's error is one, and comes when `host` is read
         raise DownloadError(f"{quote(task.picture_url)} is not a URL.", task.id) from None
-    if not is_default and url.host != base_url.host:
+    is_own = (url.scheme, url.netloc) == (base_url.scheme, base_url.netloc)
+    if is_own or (not is_default and url.host != base_url.host):
         return url
     path, mount = b"/" + url.raw_path.lstrip(b"/"), base_url.raw_path.rstrip(b"/")
     return base_url.copy_with(raw_path=mount + path if is_default and not path.startswith(mount + b"/") else path)

@@ -25,6 +25,8 @@ _MAX_LINE, _MAX_LABEL = 200, 80  # Discord's labels have up to 80 characters
 _MAX_BUTTONS, _MAX_VIDEOS = 25, 8  # Discord shows up to 25 buttons
 _MAX_MARKS = 4  # on one letter: Hebrew has up to three, and a tower of them covers the lines above
 _REORDERING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+_OWN_PICTURE = re.compile(r"/mj/image/[\w.:~-]+(?:\?[\w.=&-]*)?", re.ASCII)
+"""Where new-api serves the pictures that it passes on (`router/relay-router.go`)."""
 _VIDEO = re.compile(r"[^?#]*\.(?:mp4|webm|mov)(?:[?#]|$)", re.IGNORECASE)
 
 # Text has the notebook's own colour, light or dark; text with another colour has its own background too. In a notebook
@@ -86,17 +88,20 @@ def _pictures(task: Task) -> Iterator[str]:
     urls = (task.video_url, *task.video_urls, picture if _VIDEO.match(picture) else None)
     videos = list(dict.fromkeys(filter(None, urls)))
     for number, url in enumerate(videos[:_MAX_VIDEOS], 1):
-        name, is_safe = f"Video {number}", _is_safe(url, task.base_url)
-        yield _div(_NOTE, _link(url, name)) if is_safe else _text_block(_NOTE, f"{name}: {url}", _MAX_LINE)
+        name = f"Video {number}"
+        yield _div(_NOTE, _link(url, name)) if _is_safe(url) else _text_block(_NOTE, f"{name}: {url}", _MAX_LINE)
     yield _more(len(videos) - _MAX_VIDEOS)
     if picture in videos:
         return
-    if not _is_safe(picture, task.base_url):
+    is_safe = _is_safe(picture)
+    if not is_safe and not _is_own_picture(picture, task.base_url):
         yield _text_block(_NOTE, picture and f"{kind}: {picture}", _MAX_LINE)
         return
     alt, end = _text(f"{kind}: {task.prompt or task.id}", _MAX_LINE), task.image_expires_at
-    image = f'<img src="{escape(picture)}" alt="{alt}" referrerpolicy="no-referrer" style="{_IMAGE}">'
-    yield _div(_ROW, _link(picture, image))
+    # If the gateway is on the notebook's host, a browser would send it the notebook's cookies, whatever its port.
+    cookies = "" if is_safe else ' crossorigin="anonymous"'
+    image = f'<img src="{escape(picture)}" alt="{alt}" referrerpolicy="no-referrer"{cookies} style="{_IMAGE}">'
+    yield _div(_ROW, _link(picture, image) if is_safe else image)
     works = "expired on" if end and end < datetime.now(UTC) else "works until"
     yield _div(_NOTE, f"Link {works} {end:{_TIME}}" if end else "" if task.image_url else kind)
 
@@ -109,19 +114,21 @@ def _button(button: Button) -> str:
     return _word(style, button_label(button))
 
 
-def _is_safe(url: str, base_url: str = "") -> bool:
-    """Whether a browser may open it: on the internet over https, or at the task's own gateway.
+def _is_own_picture(url: str, base_url: str) -> bool:
+    """Whether it is a picture at the gateway that the task is from, which may be on loopback, as the sandbox is."""
+    starts = [base_url, base_url.removesuffix(urlsplit(base_url).path)] if base_url and len(url) <= _MAX_URL else []
+    return any(url.startswith(start) and _OWN_PICTURE.fullmatch(url, len(start)) for start in starts)
 
-    URLs that browsers would strip or rewrite are refused.
-    """
+
+def _is_safe(url: str) -> bool:
+    """Whether a browser may open it. URLs that browsers would strip or rewrite are refused."""
     try:
         parts = urlsplit(url)
-        host, _, own = parts.hostname or "", parts.port, urlsplit(base_url)
+        host, _ = parts.hostname or "", parts.port
     except ValueError:
         return False
     is_plain = len(url) <= _MAX_URL and url.isprintable() and not {" ", "\\"} & set(url)
-    is_own = bool(host) and (parts.scheme, parts.netloc) == (own.scheme, own.netloc)
-    return is_plain and "@" not in parts.netloc and (is_own or (parts.scheme == "https" and is_public(host)))
+    return is_plain and parts.scheme == "https" and "@" not in parts.netloc and is_public(host)
 
 
 def _link(url: str, html: str) -> str:

@@ -179,9 +179,9 @@ def _not_blank(prompt: str) -> str:
 def _custom_id(task: Task, button: Button | str) -> str:
     """What a press sends. Raises for what the gateway refuses, or does not survive."""
     if not task.succeeded:
-        advice = "submit it again" if task.done else "pass the task that wait returns, or the id"
+        advice = "submit it again" if task.done else "wait for it first"
         raise ConfigurationError(
-            f"A button can be pressed once its task has succeeded. This Task is {quote(task.status_name)}: {advice}."
+            f"A button can be pressed once its task has succeeded. This one is {quote(task.status_name)}: {advice}."
         )
     is_id = isinstance(button, str) and button.startswith("MJ::")
     found = button if isinstance(button, Button) else Button(custom_id=button) if is_id else task.button(button)

@@ -150,10 +150,7 @@ class Task:
     buttons: tuple[Button, ...] = field(default=(), converter=tuple[Button, ...])
     """What can be pressed next, in Midjourney's order."""
     base_url: str = field(default="", repr=False, eq=False)
-    """The base URL of the client that received it: a notebook shows pictures of its origin, even if it is loopback.
-
-    Added in 0.2.
-    """
+    """The base URL of the client that received it; "" if none did, or if it was just submitted. Added in 0.2."""
     raw: models.Task = field(factory=models.Task, repr=False, eq=False)
     """The generated model: every field as it was sent, unknown ones too; `to_dict()` gives JSON."""
 

@@ -77,7 +77,7 @@ class APIConnectionError(MidjourneyError, ConnectionError):
 
     @property
     def is_mistake(self) -> bool:
-        """Whether the program caused it, such as a hook with a TypeError, and not the network."""
+        """Whether the program caused it, such as a hook with a TypeError, and not the network. Added in 0.2."""
         # A UnicodeError is a ValueError, and comes from a redirect to an impossible host name.
         return isinstance(self.__cause__, _MISTAKES) and not isinstance(self.__cause__, UnicodeError)
 

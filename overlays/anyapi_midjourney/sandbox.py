@@ -315,7 +315,7 @@ _REFUSALS: dict[str, Callable[[str], Response]] = {
 }
 _COURSES = ("failure", "cancelled", "never", "modal", "expired", "lost")
 KINDS = (EXAMPLE_ID, "success", *_COURSES, "describe", "upscale", "video", *_FAULTS)
-"""The ids that decide what becomes of a task."""
+"""The ids that decide what becomes of a task. Added in 0.2."""
 _IDS = ", ".join(KINDS)
 _RENAMED = {"upsample": "UPSCALE", "Outpaint": "ZOOM", "CustomZoom": "CUSTOM_ZOOM"}
 _PRESSED = ("low_variation", "high_variation", "variation", "pan", "reroll", "Inpaint", *_RENAMED)
@@ -447,9 +447,10 @@ class _Gateway:
             return JSONResponse({"error": "http_get_image_failed"}, 500, media_type=_JSON)
         if rows[-1].kind == "expired":
             return JSONResponse({"error": "This content is no longer available."}, 404, media_type=_JSON)
+        headers = {"Access-Control-Allow-Origin": "*"}  # so that notebooks show it
         if row.action == "VIDEO":
-            return Response(_VIDEO, media_type="video/mp4")
-        return Response(_picture(rows[-1].scenes), media_type="image/png")
+            return Response(_VIDEO, headers=headers, media_type="video/mp4")
+        return Response(_picture(rows[-1].scenes), headers=headers, media_type="image/png")
 
     def submit(self, action: str, sent: _Sent) -> Response:
         """`POST /mj/submit/imagine`, `/blend`, `/describe` and `/shorten`."""
@@ -575,8 +576,8 @@ def app(
     Args:
         speed: How many times as fast as ours the sandbox's time runs.
         api_key: The key that it takes.
-        quota: How many submissions it takes, before it refuses the key. None is no limit.
-        finished: Whether each task has ended when it is first seen.
+        quota: How many submissions it takes, before it refuses the key. None is no limit. Added in 0.2.
+        finished: Whether each task has ended when it is first seen. Added in 0.2.
         clock: Seconds, as `time.monotonic` gives them; tests can pass their own.
     """
     if not 0 < speed < math.inf:
@@ -612,8 +613,8 @@ def serve(
         speed: How many times as fast as ours the sandbox's time runs.
         api_key: The key that it takes.
         port: 0 takes any free one.
-        quota: How many submissions it takes, before it refuses the key. None is no limit.
-        finished: Whether each task has ended when it is first seen.
+        quota: How many submissions it takes, before it refuses the key. None is no limit. Added in 0.2.
+        finished: Whether each task has ended when it is first seen. Added in 0.2.
     """
     application = app(speed=speed, api_key=api_key, quota=quota, finished=finished)
     listener = socket.create_server(("127.0.0.1", port))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -10,7 +11,6 @@ import signal
 import sys
 import warnings
 from contextlib import ExitStack
-from functools import partial
 from importlib.util import find_spec
 from itertools import chain
 from operator import methodcaller
@@ -20,19 +20,19 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import anyio
 import click
+from rich.text import Text
 
 from .. import __version__, errors
 from .._client import AsyncMidjourney
 from .._download import saved_picture
 from .._task import Task
+from .._text import printable
 from .._waiting import DEFAULT_TIMEOUT
 from ._progress import Screen
 from ._terminal import description, draw
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
-
-    from rich.text import Text
 
     from .._waiting import Outcome
 
@@ -77,6 +77,7 @@ class _Report:
         if not timeout >= 0:  # nor nan: jobs are submitted before the wait could refuse it
             raise click.UsageError("--timeout is a number of seconds from 0.")
         self.code = self.signal = 0
+        self._stop: Callable[[], object] = _nothing
         self.left: dict[str, str] = dict.fromkeys(ids, "")
         """The tasks that are not done, and the prompts that were submitted for them."""
         self.submitting: str | None = None
@@ -127,11 +128,12 @@ class _Report:
                 group.start_soon(self.on_outcome, mj, task_id, outcome)
 
     def keep_saved(self) -> None:
-        """Ends the tasks whose pictures an earlier command saved. Their links may have expired since."""
+        """Reports the tasks whose pictures are in the folder already, without a request."""
         if folder := self._save:
             for task_id in list(self.left):
                 if path := saved_picture(task_id, folder):
-                    self._on_end(task_id, "kept", {"id": task_id, "saved": str(path)}, f"{task_id}  kept {path}")
+                    text = Text(printable(f"{task_id}  kept {path}"))
+                    self._on_end(task_id, "kept", {"id": task_id, "saved": str(path)}, text)
                     self._draw(path)
 
     async def on_outcome(self, mj: AsyncMidjourney, task_id: str, outcome: Outcome) -> None:
@@ -139,28 +141,29 @@ class _Report:
         task = outcome if isinstance(outcome, Task) else getattr(outcome, "task", None)
         error: Exception | None = outcome if isinstance(outcome, errors.MidjourneyError) else None
         path, code = None, _exit_code(outcome)
-        if self.folder and task and task.succeeded and (self._save or task.picture_url):
+        is_words = bool(task and task.action and task.action.makes_words and not task.picture_url)
+        if self.folder and task and task.succeeded and not is_words and (self._save or task.picture_url):
             try:
                 async with self._saves:
                     path = await mj.download(task, self.folder)
             except (errors.MidjourneyError, OSError) as failure:
-                error = failure
-                code = FAILED if self._save and not (task.action and task.action.makes_words) else DONE
+                error, code = failure, FAILED if self._save else DONE
         self.code = max(self.code, code)
         saved = str(path) if path and self._save else None
         screen, fields, text = self.screen, task.raw.to_dict() if task else {"id": task_id}, None
         if task:
             fields |= {"saved": saved} if self._save else {}
-            text = description(task, mj.base_url, saved, screen.width, brief=screen.has_one_bar)
+            text = description(task, saved, screen.width, brief=screen.has_one_bar)
         if error and (not task or task.succeeded):
             fields["error"] = str(error)
         self._on_end(task_id, "failed" if code else "succeeded", fields, text)
-        # A task that is shown shows that it failed, and why.
-        if error and not (self._shows and task and task.failed) and (code or not screen.quiet):
-            screen.tell_error(task_id, error, "red" if code else "")
+        if error and not (self._shows and task and task.failed):  # which shows that it failed, and why
+            screen.tell_error(task_id, error)
+        if self._save and task and task.succeeded and is_words:
+            screen.note(f"{task_id}: no picture to save, since {task.action} makes words.")
         self._draw(path)
 
-    def _on_end(self, task_id: str, how: str, fields: dict[str, Any], text: Text | str | None) -> None:
+    def _on_end(self, task_id: str, how: str, fields: dict[str, Any], text: Text | None) -> None:
         self.left.pop(task_id)
         self.screen.on_end(task_id, how)
         with self.screen.without_bars():
@@ -186,12 +189,30 @@ class _Report:
         self.code = USAGE if isinstance(error, errors.ConfigurationError) else FAILED
         self.screen.tell(str(error), "red")
 
+    def on_signal(self, number: int, _: object) -> None:
+        """Stops the work. Further signals do not break into the cleanup."""
+        self.signal = self.signal or number
+        self._stop()
+
+    async def until_interrupted(self, work: _Work, mj: AsyncMidjourney) -> None:
+        """Works until it is done, or until a signal comes."""
+        loop = asyncio.get_running_loop()
+        with anyio.CancelScope() as scope:
+            self._stop = lambda: loop.call_soon_threadsafe(scope.cancel)
+            if self.signal:  # it came before
+                scope.cancel()
+            try:
+                await work(mj)
+            finally:
+                self._stop = _nothing
+
     def on_interrupt(self) -> None:
         """Says how to go on."""
         given = self._options.items()
         options = [f"--{name}" if value is True else f"--{name}={value}" for name, value in given if value]
-        self.screen.tell(f"Interrupted with {len(self.left)} left.{' To go on:' if self.left else ''}")
-        if self.left:
+        can_go_on = self.left and not self.flags["sandbox"]  # which is gone
+        self.screen.tell(f"Interrupted with {len(self.left)} left.{' To go on:' if can_go_on else ''}")
+        if can_go_on:
             self.screen.tell(shlex.join(["anyapi-midjourney", "wait", *options, *self.left]), wrap=False)
         if self.submitting:
             self.screen.tell(f"This may have been submitted and billed: {self.submitting}", "red")
@@ -338,6 +359,8 @@ def _run(work: _Work, report: _Report) -> None:
     if report.flags["show"] and not find_spec("textual_image"):
         raise ImportError("--show needs more packages: pip install 'anyapi-midjourney[show]'")
     with ExitStack() as stack:
+        for number in _interruptions():
+            stack.callback(signal.signal, number, signal.signal(number, report.on_signal))
         options: dict[str, Any] = {}
         if report.flags["sandbox"]:
             from .. import sandbox  # noqa: PLC0415  (an optional extra)
@@ -350,20 +373,19 @@ def _run(work: _Work, report: _Report) -> None:
             with warnings.catch_warnings(record=True, action="always") as warned:  # of a key that is sent unencrypted
                 mj = AsyncMidjourney(**options)
             for warning in warned:
-                report.screen.tell(str(warning.message), "yellow")
+                report.screen.note(str(warning.message), "yellow")
             with report.screen.shown():
-                # Windows has no signal handlers in its event loops.
-                anyio.run(work if os.name == "nt" else partial(_until_interrupted, work, report), mj)
-        except* KeyboardInterrupt:
-            report.signal = signal.SIGINT
+                anyio.run(report.until_interrupted, work, mj)
         except* (errors.ConfigurationError, OSError) as group:
             report.on_error(group)
         if report.signal:
-            for number in _interruptions():
-                signal.signal(number, signal.SIG_IGN)  # it ends already
             report.on_interrupt()
     _flush()
     sys.exit(SIGNALLED + report.signal if report.signal else report.code)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _flush() -> None:
@@ -378,20 +400,6 @@ def _interruptions() -> list[signal.Signals]:
     """The signals that interrupt, but for those that the parent process turned off, as nohup does."""
     found = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     return [number for number in found if signal.getsignal(number) != signal.SIG_IGN]
-
-
-async def _until_interrupted(work: _Work, report: _Report, mj: AsyncMidjourney) -> None:
-    # Receives to the end: a second ^C must not break into the cleanup after the first.
-    with anyio.open_signal_receiver(*_interruptions()) as signals:
-        async with anyio.create_task_group() as group:
-
-            async def stop() -> None:
-                async for report.signal in signals:
-                    group.cancel_scope.cancel()
-
-            group.start_soon(stop)
-            await work(mj)
-            group.cancel_scope.cancel()
 
 
 def _exit_code(outcome: Outcome) -> int:

@@ -51,7 +51,7 @@ class Screen(logging.Handler):
         self.can_draw = _is_terminal(self.out) and not self.out.no_color  # half blocks need colours
         self._counts = Counter[str]()
         self._faults = Counter[type]()
-        self._told = set[str]()
+        self._told: dict[str, str] = {}  # the first that had an error
         self._live: Live | None = None
         name, status = (TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[status]"))
         if self._err.width < 60:  # the name and the status of a task need 40 columns with the percentage
@@ -62,7 +62,7 @@ class Screen(logging.Handler):
 
     def follow(self, task_ids: Collection[str]) -> None:
         """Shows a bar for each of these tasks, or one for all."""
-        self.has_one_bar = len(task_ids) > 12
+        self.has_one_bar = self.has_one_bar or len(task_ids) > 12
         names = {"": f"{len(task_ids)} tasks"} if self.has_one_bar else {i: printable(i) for i in task_ids}
         total = len(task_ids) if self.has_one_bar else 100
         for row in self._rows.values():
@@ -82,9 +82,7 @@ class Screen(logging.Handler):
             yield
         finally:
             logger.removeHandler(self)
-            if self._live:
-                with suppress(OSError):  # the terminal is gone
-                    self._live.stop()
+            self._stop()
         if self.has_one_bar:
             counts = [f"{count} {how}" for how in ("succeeded", "kept", "failed") if (count := self._counts[how])]
             self.note(", ".join(counts))
@@ -92,12 +90,10 @@ class Screen(logging.Handler):
     @contextmanager
     def without_bars(self) -> Generator[None]:
         """Removes the bars while stdout is written to."""
-        live, self._live = self._live, None
-        if live:
-            live.stop()
+        had_bars = self._stop()
         yield
-        if live:
-            self._start()  # a new one: the old one would write over those lines
+        if had_bars:
+            self._start()  # new ones: the old ones would write over those lines
 
     def on_change(self, task: Task) -> None:
         """Moves the bar of a task."""
@@ -119,35 +115,43 @@ class Screen(logging.Handler):
         with suppress(OSError):
             self._err.print(Text("\n".join(lines), style), soft_wrap=True)
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, style: str = "") -> None:
         """Writes a message that is about no error."""
         if text and not self.quiet:
-            self.tell(text)
+            self.tell(text, style)
 
-    def tell_error(self, name: str, error: object, style: str = "red") -> None:
-        """Writes the error of a task or a prompt. What was told before is not repeated."""
-        text, last = str(error).removesuffix(f" [task {name}]"), getattr(error, "last_error", None)
-        if last and not self._is_new(last):
+    def tell_error(self, name: str, error: object) -> None:
+        """Writes the error of a task or a prompt. A repeated error is shortened."""
+        text, last = str(error), getattr(error, "last_error", None)
+        text = re.sub(r" \[task (.*)]$", lambda end: "" if end[1] in name else end[0], text)
+        if last and self._first_with(last, name) != name:
             text = text.replace(f": {last}", " with the same error.")
-        self.tell(f"{name}: {text if self._is_new(text) else 'The same error.'}", style)
+        first = self._first_with(text, name)
+        self.tell(f"{name}: {text if first == name else f'The same error as {first}.'}", "red")
 
     def emit(self, record: logging.LogRecord) -> None:
         """Shows a warning at once, and a fault the third time."""
         error = record.args[0] if isinstance(record.args, tuple) else None
         self._faults[type(error)] += 1  # the texts have new request ids
         if not self.quiet and (self._faults[type(error)] == 3 or record.levelno > logging.INFO):
-            self._is_new(error)
+            self._first_with(error, "above")
             self.tell(record.getMessage(), "yellow")
 
-    def _is_new(self, error: object) -> bool:
-        text = _IDS.sub("", str(error))
-        is_new = text not in self._told
-        self._told.add(text)
-        return is_new
+    def _first_with(self, error: object, name: str) -> str:
+        return self._told.setdefault(_IDS.sub("", str(error)), name)
 
     def _start(self) -> None:
         self._live = Live(get_renderable=self._table, console=self._err, transient=True, redirect_stdout=False)
-        self._live.start()
+        with suppress(OSError):  # the terminal is gone
+            self._live.start()
+
+    def _stop(self) -> bool:
+        """Removes the bars. Returns whether there were any."""
+        live, self._live = self._live, None
+        if live:
+            with suppress(OSError):
+                live.stop()
+        return live is not None
 
     def _table(self) -> Constrain:
         # A terminal echoes ^C before or after a bar. Without room for it, the line would wrap.

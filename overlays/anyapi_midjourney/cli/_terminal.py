@@ -31,32 +31,34 @@ _INDENT = 11
 _MAX_COLUMNS = 48  # a square picture takes half as many rows, a tall one at most this many
 
 
-def description(task: Task, base_url: str, saved: str | None, width: float, *, brief: bool) -> Text:
+def description(task: Task, saved: str | None, width: float, *, brief: bool) -> Text:
     """A task on several lines, of at most this width where words allow it, or on one line."""
     text, url, link = _head(task), task.picture_url or task.preview_url or "", ""
     with suppress(DownloadError):
-        absolute = absolute_url(task, httpx.URL(base_url))
+        absolute = absolute_url(task, httpx.URL(task.base_url))
         url = str(absolute)  # in ASCII, so that it is safe inside a control sequence
         link = url if absolute.scheme in ("http", "https") else ""
     if brief:
         return text.append(f"  {printable((saved or task.fail_reason or url)[:_MAX_TEXT])}")
     lengths = ((task.queued_for, "in the queue"), (task.ran_for, "to draw"))
     took = ", ".join(f"{format_duration(length)} {what}" for length, what in lengths if length is not None)
-    end = task.image_expires_at
+    end, is_words = task.image_expires_at, task.succeeded and task.action and task.action.makes_words
+    kind = "picture" if task.picture_url == task.image_url else "video"
+    rows = [[f"[{button_label(button)}]" for button in row] for row in button_rows(task.buttons[:50])]
     for name, value, style in (
-        ("prompt", task.final_prompt or task.prompt_en or task.prompt, ""),
+        ("result" if is_words else "prompt", task.final_prompt or task.prompt_en or task.prompt, ""),
         ("reason", task.fail_reason, "red"),
         ("took", took, ""),
-        ("picture" if task.picture_url else "preview", url, Style(link=link) if link else ""),
+        (kind if task.picture_url else "preview", url, Style(link=link) if link else ""),
         ("expired" if end and end < datetime.now(UTC) else "expires", f"{end:%Y-%m-%d %H:%M} UTC" if end else "", ""),
         ("saved", saved, ""),
+        ("buttons", rows, ""),
     ):
         if value:
-            lines = [line.split(" ") for line in value[:_MAX_TEXT].splitlines()]
-            text.append(f"\n  {name:<9}", "dim").append(_indented(lines, " ", width), style)
-    if task.buttons:
-        rows = [[f"[{button_label(button)}]" for button in row] for row in button_rows(task.buttons[:50])]
-        text.append(f"\n  {'buttons':<9}", "dim").append(_indented(rows, "  ", width))
+            is_text = isinstance(value, str)
+            lines = [line.split(" ") for line in value[:_MAX_TEXT].splitlines()] if isinstance(value, str) else value
+            broken = [line for words in lines for line in filled(words, " " if is_text else "  ", width - _INDENT)]
+            text.append(f"\n  {name:<9}", "dim").append(f"\n{'':{_INDENT}}".join(broken), style)
     return text
 
 
@@ -90,10 +92,6 @@ def draw(path: Path, console: Console) -> str:
     except Exception as error:  # noqa: BLE001  (a video, or a terminal that does not reply)
         return f"This terminal cannot show the picture: {error}"
     return ""
-
-
-def _indented(lines: Iterable[Iterable[str]], gap: str, width: float) -> str:
-    return f"\n{'':{_INDENT}}".join(line for words in lines for line in filled(words, gap, width - _INDENT))
 
 
 def _head(task: Task) -> Text:
