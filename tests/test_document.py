@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
+from textwrap import dedent, indent
 from typing import Any, cast
 
 import openapi_spec_validator
@@ -243,6 +244,26 @@ def test_a_new_field_becomes_an_attribute_that_may_be_null() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("checkout")
+def test_the_actions_of_the_page_for_maintainers_work(checkout: Path) -> None:
+    page = (ROOT / "docs/changed-document.md").read_text(encoding="utf-8")
+    remove, add = (dedent(block) for block in re.findall(r"^ +```yaml\n(.*?)^ +```$", page, re.MULTILINE | re.DOTALL))
+    renamed = generate.DOCUMENT.read_text(encoding="utf-8").replace("imageUrl", "pictureUrl")
+    assert b"image_url" not in new_client(renamed)[f"{PACKAGE}/models/task.py"]
+    corrections = generate.CORRECTIONS.read_text(encoding="utf-8")
+    generate.CORRECTIONS.write_text(corrections + indent(add, "  "), encoding="utf-8")
+    task = new_client(renamed)[f"{PACKAGE}/models/task.py"]
+    assert b"image_url" in task
+    assert b"picture_url" in task
+    with_list = changed({"target": "$..properties.status", "update": {"enum": ["SUCCESS"]}})
+    assert "status" in complaint(with_list)
+    before = corrections.rindex("  - target", 0, corrections.index("[?@.enum[0]"))
+    generate.CORRECTIONS.write_text(
+        corrections[:before] + indent(remove, "  ") + corrections[before:], encoding="utf-8"
+    )
+    assert new_client(with_list)
+
+
+@pytest.mark.slow
 def test_the_type_check_finds_what_is_gone_and_forgets_it_when_it_is_back() -> None:
     def errors(code: str) -> str:
         Path("reader.py").write_text(code, encoding="utf-8")
