@@ -242,9 +242,8 @@ def test_a_new_field_becomes_an_attribute_that_may_be_null() -> None:
         assert f"    {name}: None | str | Unset = UNSET" in made[f"{PACKAGE}/models/task.py"].decode()
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("checkout")
-def test_the_actions_of_the_page_for_maintainers_work(checkout: Path) -> None:
+def test_the_actions_of_the_page_for_maintainers_work() -> None:
     page = (ROOT / "docs/changed-document.md").read_text(encoding="utf-8")
     remove, add = (dedent(block) for block in re.findall(r"^ +```yaml\n(.*?)^ +```$", page, re.MULTILINE | re.DOTALL))
     renamed = generate.DOCUMENT.read_text(encoding="utf-8").replace("imageUrl", "pictureUrl")
@@ -264,6 +263,7 @@ def test_the_actions_of_the_page_for_maintainers_work(checkout: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("checkout")
 def test_the_type_check_finds_what_is_gone_and_forgets_it_when_it_is_back() -> None:
     def errors(code: str) -> str:
         Path("reader.py").write_text(code, encoding="utf-8")
