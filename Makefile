@@ -40,7 +40,7 @@ docs: $(READY)  ## Make build/site, of the pages and the API, and the picture of
 
 dist: $(READY)  ## Build dist/, check it, and run what the wheel installs
 	@rm -rf dist build/wheel && mkdir -p build
-	@python -m build --outdir dist >build/dist.log 2>&1 || (cat build/dist.log && false)
+	@python -m build --no-isolation --outdir dist >build/dist.log 2>&1 || (cat build/dist.log && false)
 	@check-wheel-contents dist/*.whl
 	@pip install --quiet --no-deps --target build/wheel dist/*.whl
 	@cd build/wheel && PYTHONPATH=. bin/anyapi-midjourney fetch 1730621826053455 --sandbox --quiet
