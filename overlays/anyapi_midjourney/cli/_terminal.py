@@ -55,9 +55,10 @@ def description(task: Task, saved: str | None, width: float, *, brief: bool) -> 
         ("buttons", rows, ""),
     ):
         if value:
-            is_text = isinstance(value, str)
-            lines = [line.split(" ") for line in value[:_MAX_TEXT].splitlines()] if isinstance(value, str) else value
-            broken = [line for words in lines for line in filled(words, " " if is_text else "  ", width - _INDENT)]
+            gap, lines = "  ", value
+            if isinstance(value, str):
+                gap, lines = " ", [line.split(" ") for line in value[:_MAX_TEXT].splitlines()]
+            broken = [line for words in lines for line in filled(words, gap, width - _INDENT)]
             text.append(f"\n  {name:<9}", "dim").append(f"\n{'':{_INDENT}}".join(broken), style)
     return text
 
