@@ -34,6 +34,8 @@ CHANGES: dict[str, Any] = apply_overlay.load(FROZEN / "changes.yaml")
 PACKAGE = "anyapi_midjourney_generated"
 MODELS = f"{PACKAGE}/models/__init__.py"
 
+pytestmark = pytest.mark.no_cover  # nothing here runs the package, and measuring takes its time
+
 
 @pytest.fixture(autouse=True, scope="module")
 def _remember() -> Iterator[None]:
