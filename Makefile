@@ -45,7 +45,7 @@ dist: $(READY)  ## Build dist/, check it, and run what the wheel installs
 	@pip install --quiet --no-deps --target build/wheel dist/*.whl
 	@cd build/wheel && PYTHONPATH=. bin/anyapi-midjourney fetch 1730621826053455 --sandbox --quiet
 
-check: drift lint types dist coverage  ## Everything that CI runs (the tests make the docs)
+check: drift lint types dist test  ## Everything that CI runs (the tests make the docs)
 
 bench: $(READY)  ## Measure against plain httpx, the generated client, runwayml and others (ten minutes)
 	@python benchmarks/fetch.py
