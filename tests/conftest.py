@@ -1,6 +1,7 @@
 """Fixtures."""
 
 import os
+import signal
 import time
 
 import anyio
@@ -11,6 +12,10 @@ from clients import Client
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("untimed")
+
+# What starts the tests in the background may have turned these off, and the commands that tests start would inherit it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
