@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import httpx
 import trio.abc
-import uvicorn
 from attrs import frozen
 
 from anyapi_midjourney import AsyncMidjourney, Midjourney, Task
@@ -130,20 +129,6 @@ def listening(handle: Callable[[socket.socket], object], *, accept: bool = True)
             with suppress(OSError):  # it may be closed at the other end
                 listener.shutdown(socket.SHUT_RDWR)  # or it waits for a connection that a failed test did not make
             thread.join()
-
-
-@contextmanager
-def serving(application: Any) -> Generator[str]:
-    """A real server with an ASGI application; yields its base URL."""
-    config = uvicorn.Config(application, log_level="warning", ws="none", timeout_graceful_shutdown=1)
-    server, listener = uvicorn.Server(config), socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 def says(body: bytes, *, length: int | None = None, times: int = 1) -> Callable[[socket.socket], None]:

@@ -19,8 +19,9 @@ from starlette.routing import Mount
 
 from anyapi_midjourney import AsyncMidjourney, Task, WaitTimeoutError, _operations, sandbox
 from anyapi_midjourney._download import file_kind
-from clients import KEY, ROOT, listening, serving
+from clients import KEY, ROOT, listening
 
+serving: Any = sandbox._serving  # pyright: ignore[reportPrivateUsage]  # other applications are served as it is
 PAGE = (ROOT / "docs/recipes.md").read_text("utf-8")
 ID = sandbox.EXAMPLE_ID
 

@@ -1,9 +1,13 @@
-"""Which hosts and addresses are public. No I/O."""
+"""What an origin is, and which hosts and addresses are public. No I/O."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import httpx
 
 # Of two labels at least, and none that ends as 127.1 and 0x7f.1, which are addresses to some resolvers. In ASCII, and
 # without %: browsers read full-width digits, and decode %6c.
@@ -14,6 +18,11 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 # What Clash and sing-box let every name resolve to, so that its traffic comes to them ("fake-ip").
 _STAND_INS = (ipaddress.ip_network("198.18.0.0/15"), ipaddress.ip_network("fc00::/18"))
+
+
+def origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    """The scheme, host and port of a URL; None is the scheme's own port."""
+    return url.scheme, url.host, url.port
 
 
 def is_loopback(host: str) -> bool:

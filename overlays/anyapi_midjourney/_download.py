@@ -14,7 +14,7 @@ from urllib.parse import quote as percent_encoded
 
 import httpx
 
-from ._address import is_loopback, is_public, is_public_peer
+from ._address import is_loopback, is_public, is_public_peer, origin
 from ._task import TaskAction, link_expires_at
 from ._text import format_message, quote
 from .errors import DownloadError, InvalidResponseError, MidjourneyError, ServerError, error_from_response
@@ -196,8 +196,7 @@ def absolute_url(task: Task, base_url: httpx.URL) -> httpx.URL:
         is_default = is_loopback(url.host) or not (url.scheme or url.host)
     except (httpx.InvalidURL, UnicodeError):  # idna's error is one, and comes when `host` is read
         raise DownloadError(f"{quote(task.picture_url)} is not a URL.", task.id) from None
-    is_own = (url.scheme, url.netloc) == (base_url.scheme, base_url.netloc)
-    if is_own or (not is_default and url.host != base_url.host):
+    if origin(url) == origin(base_url) or (not is_default and url.host != base_url.host):
         return url
     path, mount = b"/" + url.raw_path.lstrip(b"/"), base_url.raw_path.rstrip(b"/")
     return base_url.copy_with(raw_path=mount + path if is_default and not path.startswith(mount + b"/") else path)

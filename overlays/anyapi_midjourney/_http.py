@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 import httpx
 
+from ._address import origin
 from ._environment import connection_advice
 from ._text import quote
 from .errors import (
@@ -79,13 +80,13 @@ class BearerAuth(httpx.Auth):
         """Names the origin that the key belongs to. Raises `ConfigurationError` for a key that cannot be sent."""
         if self._problem:
             raise ConfigurationError(f"{self._problem}: pass api_key=…, or set the variable ANYAPI_API_KEY.")
-        self._origin = _origin(base_url)
+        self._origin = origin(base_url)
         return self
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """Signs a request to the key's own origin, and no other."""
         self.check_process()
-        if _origin(request.url) == self._origin:
+        if origin(request.url) == self._origin:
             request.headers["Authorization"] = f"Bearer {self._key}"
         yield request
 
@@ -232,7 +233,3 @@ def limit_duration(request: httpx.Request, seconds: float) -> None:
 
     shorten()
     request.extensions["trace"] = shorten  # httpcore calls it before each step
-
-
-def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
-    return url.scheme, url.host, url.port  # httpx makes a default port None

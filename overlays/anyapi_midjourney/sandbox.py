@@ -616,10 +616,15 @@ def serve(
         quota: How many submissions it takes, before it refuses the key. None is no limit. Added in 0.2.
         finished: Whether each task has ended when it is first seen. Added in 0.2.
     """
-    application = app(speed=speed, api_key=api_key, quota=quota, finished=finished)
+    with _serving(app(speed=speed, api_key=api_key, quota=quota, finished=finished), port) as base_url:
+        yield base_url
+
+
+@contextmanager
+def _serving(application: Starlette, port: int = 0) -> Generator[str]:
     listener = socket.create_server(("127.0.0.1", port))
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does so only for sockets of its own
-    config = uvicorn.Config(application, log_level="warning", lifespan="off", ws="none", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(application, log_level="warning", ws="none", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     application.state.connections = server.server_state.connections
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -133,8 +133,7 @@ class _Report:
             for task_id in list(self.left):
                 if path := saved_picture(task_id, folder):
                     text = Text(printable(f"{task_id}  kept {path}"))
-                    self._on_end(task_id, "kept", {"id": task_id, "saved": str(path)}, text)
-                    self._draw(path)
+                    self._on_end(task_id, "kept", {"id": task_id, "saved": str(path)}, text, path)
 
     async def on_outcome(self, mj: AsyncMidjourney, task_id: str, outcome: Outcome) -> None:
         """Saves and shows a task, or shows the error of its id."""
@@ -150,20 +149,21 @@ class _Report:
                 error, code = failure, FAILED if self._save else DONE
         self.code = max(self.code, code)
         saved = str(path) if path and self._save else None
-        screen, fields, text = self.screen, task.raw.to_dict() if task else {"id": task_id}, None
-        if task:
-            fields |= {"saved": saved} if self._save else {}
+        screen, text = self.screen, None
+        fields: dict[str, Any] = task.raw.to_dict() if task else {"id": task_id}
+        if task and self._save:
+            fields["saved"] = saved
+        if task and self._shows:
             text = description(task, saved, screen.width, brief=screen.has_one_bar)
         if error and (not task or task.succeeded):
             fields["error"] = str(error)
-        self._on_end(task_id, "failed" if code else "succeeded", fields, text)
-        if error and not (self._shows and task and task.failed):  # which shows that it failed, and why
+        self._on_end(task_id, "failed" if code else "succeeded", fields, text, path)
+        if error and not (text and task and task.failed):  # which shows that it failed, and why
             screen.tell_error(task_id, error)
         if self._save and task and task.succeeded and is_words:
             screen.note(f"{task_id}: no picture to save, since {task.action} makes words.")
-        self._draw(path)
 
-    def _on_end(self, task_id: str, how: str, fields: dict[str, Any], text: Text | None) -> None:
+    def _on_end(self, task_id: str, how: str, fields: dict[str, Any], text: Text | None, path: Path | None) -> None:
         self.left.pop(task_id)
         self.screen.on_end(task_id, how)
         with self.screen.without_bars():
@@ -172,10 +172,7 @@ class _Report:
                 click.echo(json.dumps(json.loads(json.dumps(fields), parse_constant=lambda _: None)))
             elif self._shows and text:
                 self.screen.out.print(text, soft_wrap=True)
-
-    def _draw(self, path: Path | None) -> None:
-        if path and self.draws:
-            with self.screen.without_bars():
+            if path and self.draws:
                 self.screen.note(draw(path, self.screen.out))
 
     def on_error(self, group: BaseExceptionGroup[BaseException]) -> None:
